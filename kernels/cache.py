@@ -102,12 +102,28 @@ def njit(function=None, *, cache: bool = False, **options):
     return functools.update_wrapper(Kernel(make, function, options) if cache else Later(make), function)
 
 
+@functools.lru_cache(maxsize=None)
+def _digest(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:  # typed in, or in an archive
+        return ""
+
+
+def _bytecode(code: CodeType) -> tuple:
+    """What a function does, wherever it is written."""
+    return (code.co_code, code.co_names, code.co_varnames,
+            [_bytecode(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts])
+
+
 class Kernel(Later):
     """A kernel that is kept: each kind of arguments has its machine code, Numba's where no other was found."""
 
     def __init__(self, make: Callable[[], Callable], function, options: dict) -> None:
         super().__init__(make)
         self._function, self._options, self._found = function, options, {}
+        # now: files may have changed when it is compiled
+        self._source = _sources(), _digest(function.__code__.co_filename)
 
     def __call__(self, *arguments, **named):
         if named:
@@ -118,28 +134,31 @@ class Kernel(Later):
 
     def _first(self, kinds: tuple[str, ...] | None, arguments: tuple):
         """Call it, with arguments of these kinds for the first time."""
-        if kinds is None or not (folder := kept_in()) or (said := self._said()) is None:
+        if kinds is None or not (folder := kept_in()) or (facts := self._facts()) is None:
             return self.made(*arguments)
-        file = machine_code.file_of(folder, self._function.__qualname__, (said, kinds))
+        file = machine_code.file_of(folder, self._function.__qualname__, (facts, kinds))
         with self._one_at_a_time:
-            self._found[kinds] = found = self._found.get(kinds) or machine_code.load(file, kinds) or self.made
-        result = found(*arguments)
-        if found is self._made:
-            machine_code.keep(file, found, arguments, kinds)
+            if kinds not in self._found:
+                self._found[kinds] = machine_code.load(file, kinds, self._by_numba) or self.made
+        kernel = self._found[kinds]
+        result = kernel(*arguments)
+        if kernel is self._made:
+            machine_code.keep(file, kernel, arguments, kinds)
         return result
 
-    def _said(self) -> tuple | None:
+    def _by_numba(self, *arguments):
+        return self.made(*arguments)
+
+    def _facts(self) -> tuple | None:
         """All that decides what it does but for its arguments; None where that is not known."""
         try:
-            source = Path(self._function.__code__.co_filename).read_bytes()
             cells = [cell.cell_contents for cell in self._function.__closure__ or ()]
-        except (OSError, ValueError):
+        except ValueError:
             return None
         if not all(value is None or isinstance(value, (bool, int, float, str)) for value in cells):
             return None
         options = sorted((name, sorted(v) if isinstance(v, set) else v) for name, v in self._options.items())
-        return (_sources(), self._function.__module__, hashlib.sha256(source).hexdigest(),
-                self._function.__code__.co_firstlineno, cells, options)
+        return self._source, self._function.__module__, _bytecode(self._function.__code__), cells, options
 
 
 def _compiled(function, cache: bool, options: dict):

@@ -13,6 +13,27 @@ class _Places(CompileResultCacheImpl):
 
     _locator_classes = [UserProvidedCacheLocator, InTreeCacheLocator]
 
+    def __init__(self, function) -> None:
+        super().__init__(function)
+        #: argument types → (object file, LLVM bitcode), as this process has compiled or read it: by now another one may
+        #: have replaced the file
+        self.compiled: dict[tuple, tuple[bytes, bytes]] = {}
+
+    def reduce(self, cres):
+        payload = super().reduce(cres)
+        self._note(cres, payload)
+        return payload
+
+    def rebuild(self, target_context, payload):
+        cres = super().rebuild(target_context, payload)
+        self._note(cres, payload)
+        return cres
+
+    def _note(self, cres, payload: tuple) -> None:
+        (_, kind, data), *_ = payload
+        if kind == "object":
+            self.compiled[cres.signature.args] = data
+
 
 class KernelCache(FunctionCache):
     """Numba's files of one kernel's machine code, done without where they cannot be read or written."""
@@ -34,14 +55,10 @@ class KernelCache(FunctionCache):
         except OSError as error:
             self._do_without("written", error)
 
-    def machine_code(self, compiled) -> tuple[bytes, bytes] | None:
-        """A compiled kernel's object file, and its LLVM bitcode; None where they were not kept."""
-        try:
-            held = self._cache_file.load(self._index_key(compiled.signature.args, compiled.library.codegen))
-        except Exception:  # not to be read, or cut short
-            return None
-        (_, kind, data), *_ = held or ((None, None, None),)
-        return data if kind == "object" else None
+    def machine_code(self, types: tuple) -> tuple[bytes, bytes] | None:
+        """The object file and the LLVM bitcode of what was compiled for these arguments, once; None where there are
+        none."""
+        return self._impl.compiled.pop(types, None)
 
     def _begin_anew(self) -> None:
         try:

@@ -45,7 +45,7 @@ def _gather_translated(spectra, position, kx, ky, bounds, scale, ramp_x, ramp_y,
         for r in range(bounds.size - 1):
             first, x, y = bounds[r], kx[bounds[r]], ky[bounds[r]]
             last = x + bounds[r + 1] - first
-            # pieces of arrays, each from 0 on: LLVM makes vectors of what it knows not to count from behind
+            # slices have no negative indices, so that LLVM can vectorise the loop
             row, phase, to = spectra[i, y if y >= 0 else y + n, x:last], ramp_x[x:last], out[i, first : bounds[r + 1]]
             turn = np.complex64(scale) * ramp_y[y + n]
             for j in range(to.size):

@@ -137,6 +137,25 @@ def test_the_weights_are_the_power_of_the_projections(backend):
     assert left == pytest.approx(right, rel=0.02), f"ratio {left / right}"
 
 
+def test_what_sums_explain_is_that_of_the_equations(backend):
+    """Of several sets of images and two maps, as from each one's right-hand side and matrix."""
+    made = backend()
+    m, several = 9, []
+    for number in (0, 1):
+        batch = made.prepare(images(m, seed=number), particles(m, seed=number))
+        accumulator = made.accumulator()
+        made.accumulate(accumulator, batch, np.ones(m), np.ones(m), np.ones(m))
+        several.append(made.normal_equations(made.folded(accumulator)))
+    on_data, on_map = volume(4), volume(5)
+    nothing = np.zeros_like(several[0].ridge())
+    expected = [[np.vdot(np.asarray(equations.right_hand_side(), float), on_data),
+                 np.vdot(np.asarray(equations.apply(on_map, nothing), float), on_map)] for equations in several]
+    found = several[0].explained(on_data, on_map, *several[1:])
+    assert np.shape(found) == (2, 2) and abs(np.array(expected)).min() > 0
+    np.testing.assert_allclose(found, expected, rtol=3e-4)
+    np.testing.assert_allclose(several[1].explained(on_data, on_map), expected[1:], rtol=3e-4)
+
+
 def test_images_add_up_and_those_without_weight_are_left_out(backend):
     made, m = backend(), 6
     batch, one = made.prepare(images(m), particles(m)), np.ones(m)

@@ -60,6 +60,8 @@ def test_a_map_is_viewed(finished, tmp_path, cli):
         mr.view(volume)
     with pytest.raises(mr.UserError, match="volume.mrc"):
         mr.view(volume, volume, overwrite=True)
+    with pytest.raises(mr.UserError, match="size 300: a page shows 16 to 256"):
+        mr.view(volume, size=300, overwrite=True)
     assert len(mr.read_map(volume).array) == 24
 
 

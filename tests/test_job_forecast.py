@@ -145,6 +145,13 @@ def test_requests_that_cannot_be_met_say_what_can(wish, message):
         plan(Task(1000, 128), Wish(**wish))
 
 
+@pytest.mark.parametrize("task, ranks", [(Task(1000, 32), 4), (Task(100_000, 256), 2)])
+def test_a_job_has_room_for_compiling(task, ranks):
+    """The first run on a kind of node holds Numba and LLVM, too, whatever the box."""
+    asked = plan(task, Wish(ranks=ranks)).memory
+    assert ranks * (memory_per_rank(task, ranks) + 140e6) <= asked >= 1.2 * ranks * memory_per_rank(task, ranks)
+
+
 def test_too_little_memory_says_what_fits_and_that_does_fit():
     task = Task(1000, 128)
     wish = {"ranks": 8, "memory": "2300M"}

@@ -1,6 +1,7 @@
 """Kernels' machine code that later processes run without Numba: the same results, or Numba's where it cannot be."""
 
 import ast
+import hashlib
 import os
 import subprocess
 import sys
@@ -143,7 +144,7 @@ def test_code_for_another_processor_is_another_file(run, tmp_path, environment):
 
 def test_code_of_another_source_is_not_run(run, tmp_path):
     run(ADD)
-    (tmp_path / "one.py").write_text(SOURCE.replace("* times + by", "* times - by"))
+    (tmp_path / "one.py").write_text(SOURCE.replace("* times + by", "* times - by * 1"))
     assert run(ADD) == ["[6.5, 8.5, 10.5, 12.5, 14.5, 16.5]", "True"]
 
 
@@ -153,13 +154,57 @@ def test_uncompiled_kernels_are_run_as_they_are(run, tmp_path):
 
 
 def test_a_full_disk_costs_time_alone(run, tmp_path):
-    run(ADD)
-    (tmp_path / "c").chmod(0o500)
+    full = "import os\ndef full(*_): raise OSError(28, 'No space left')\nos.replace = full\n"
+    assert run(ADD.replace("\n", "\nfrom numba import config\n", 1) + full + ADD) == [ADDED, ADDED, "True"]
+    run("one.total(np.ones(1))")
     for file in (tmp_path / "c").rglob("*.kernel"):
         file.unlink()
-    code = "import tempfile\ndef full(*_, **__): raise OSError(28, 'No space left')\ntempfile.mkstemp = full\n" + ADD
-    assert run(code) == [ADDED, "True"]
+    assert run(full + ADD) == [ADDED, "True"]
     assert not [*(tmp_path / "c").rglob("*.kernel*")]
+
+
+def test_without_a_place_numba_compiles(run, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "__pycache__").touch()  # nothing is kept beside the sources either
+    for _ in range(2):
+        assert run(ADD, NUMBA_CACHE_DIR=str(tmp_path / "file" / "c")) == [ADDED, "True"]
+
+
+def test_what_other_processes_write_meanwhile_is_not_taken_for_this_ones(run, tmp_path):
+    """Numba's own files may be another's by the time that they could be read again."""
+    meanwhile = """
+from pathlib import Path
+from mpirecon.kernels import machine_code
+def after(*arguments, keep=machine_code.keep):
+    for file in Path({!r}).rglob("*.nbc"):
+        file.write_bytes(b"of another process")
+    keep(*arguments)
+machine_code.keep = after
+""".format(str(tmp_path / "c"))
+    assert run(meanwhile + ADD) == [ADDED, "True"]
+    assert run(ADD) == [ADDED, "False"]
+
+
+def test_others_may_read_what_is_kept(run, tmp_path):
+    run("import os\nos.umask(0o022)\n" + ADD)
+    file, = (tmp_path / "c").rglob("*.kernel")
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_an_error_is_said_by_numba(run):
+    code = ("out = np.zeros(1)\none.late(out, 1)\nprint(out[0], 'numba' in sys.modules)\n"
+            "try:\n    one.late(out, 2)\nexcept ValueError as error:\n    print(error)")
+    assert run(code) == ["1.0 True", "too much", "True"]
+    assert run(code) == ["1.0 False", "too much", "True"]
+
+
+def test_a_file_that_llvm_cannot_load_is_no_end(run, tmp_path):
+    """Whatever is in it, if its sum is right."""
+    run(ADD)
+    file, = (tmp_path / "c").rglob("*.kernel")
+    for content in (b"", b"{}\n", b'{"symbol": "x", "helpers": []}\n' + file.read_bytes()[32:].partition(b"\n")[2]):
+        file.write_bytes(hashlib.sha256(content).digest() + content)
+        assert run(ADD)[0] == ADDED
 
 
 def test_kinds_tell_all_apart_that_numba_does():
@@ -177,20 +222,19 @@ def test_kinds_tell_all_apart_that_numba_does():
 
 def test_a_kernel_that_cannot_be_called_so_is_left_to_numba(tmp_path):
     """Where what is known of its arguments is not what Numba compiled."""
-
-    @njit(cache=True)
-    def one(out, by):
-        out[:] = by
-
     out = np.zeros(2)
-    one(out, 3.0)
     kinds = machine_code.kinds((out, 3.0))
-    for name, known in (("other", (kinds[0], "int")), ("more", kinds), ("flat", ("f8[2]", kinds[1]))):
-        given = (out, 3.0, 1.0) if name == "more" else (out, 3.0)
+    cases = {"other": ((out, 3.0), (kinds[0], "int")), "flat": ((out, 3.0), ("f8[2]", kinds[1])),
+             "more": ((out, 3.0, 1.0), kinds), "kept": ((out, 3.0), kinds)}
+    for number, (name, (given, known)) in enumerate(cases.items()):
+
+        @njit(cache=True)
+        def one(out, by):
+            out[:] = by + number
+
+        one.made(out, 3.0)  # past what keeps it
         machine_code.keep(tmp_path / name, one.made, given, known)
-        assert not (tmp_path / name).exists()
-    machine_code.keep(tmp_path / "kept", one.made, (out, 3.0), kinds)
-    assert (tmp_path / "kept").exists()
+        assert (tmp_path / name).exists() == (name == "kept"), name
 
 
 def test_no_kernel_raises():

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpirecon.api.arguments import console_of
+from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
-from mpirecon.io.export import ExportOptions, ExportReport, export_run
 from mpirecon.io.inputs import given
-from mpirecon.io.mrc import read_map
-from mpirecon.io.run_folder import PATH
-from mpirecon.io.run_output import files_read, read_summary
-from mpirecon.io.unfinished import state_of
-from mpirecon.report import html, path_page
-from mpirecon.report.viewer import write_view
+
+if TYPE_CHECKING:
+    from mpirecon.io.export import ExportReport
+
+#: voxels of a side that a page may show
+_SIZES = 16, 256
 
 
 def export(
@@ -50,7 +51,7 @@ def export(
     overwrite : bool
         replace files that exist
     verbose : bool or int
-        print what the command prints
+        show how far writing images is
 
     Returns
     -------
@@ -63,14 +64,15 @@ def export(
         when the folder is no finished run, its particle file is gone or another one, a file exists, or a format cannot
         hold these particles; then none is written.
     """
+    from mpirecon.io.export import ExportOptions, export_run  # slow to load, and a page needs none
+
     console = console_of(None, verbose)
     options = ExportOptions(star, discarded, cs, stack, particles, poses, step, coordinates, tuple(mtf), overwrite)
     return export_run(run, options, lambda total: console.progress(total, "writing images"))
 
 
 def write_report(
-    run: str | os.PathLike, output: str | os.PathLike | None = None, *, overwrite: bool = False,
-    verbose: bool | int = False,
+    run: str | os.PathLike, output: str | os.PathLike | None = None, *, overwrite: bool = False
 ) -> Path:
     """Write the report of a finished run or path again: one page with everything in it.
 
@@ -82,8 +84,6 @@ def write_report(
         the page; the folder's own ``report.html``, which is replaced, when left out
     overwrite : bool
         replace `output`
-    verbose : bool or int
-        print what the command prints
 
     Returns
     -------
@@ -95,6 +95,11 @@ def write_report(
     UserError
         when the folder is no finished run, or `output` exists or was read by the run.
     """
+    from mpirecon.io.run_folder import PATH
+    from mpirecon.io.run_output import files_read, read_summary
+    from mpirecon.io.unfinished import state_of
+    from mpirecon.report import html, path_page
+
     summary = read_summary(run)
     if output is not None:
         about = summary.get("particles")
@@ -103,7 +108,7 @@ def write_report(
         refuse_existing(output, overwrite, [*made_from, *(read for read in files_read(run)
                                                           if read.path.name != "report.html")])
     if (state := state_of(run)) is not None:
-        console_of(None, verbose).warn(
+        console_of(None, False).warn(
             f"the report is of the run that finished before. {state[0].upper()}{state[1:]}"
         )
     write = path_page.write_path_page if summary.get("kind") == PATH.kind else html.write_report
@@ -137,8 +142,13 @@ def view(
     Raises
     ------
     UserError
-        when the map cannot be read or the page exists.
+        when the map cannot be read, the page exists, or the size is none.
     """
+    from mpirecon.io.mrc import read_map
+    from mpirecon.report.viewer import write_view
+
+    if not _SIZES[0] <= size <= _SIZES[1]:
+        raise UserError(f"size {size}: a page shows {_SIZES[0]} to {_SIZES[1]} voxels of a side")
     source = Path(volume)
     target = source.with_suffix(".html") if output is None else Path(output)
     refuse_existing(target, overwrite, given(map=source))

@@ -13,6 +13,9 @@ from mpirecon.errors import UserError
 #: what is asked for above the forecast, which is good to 15 %
 _MEMORY_MARGIN = 1.2
 
+#: bytes above the forecast that a rank needs where it compiles kernels: the first run on a kind of node
+_COMPILING = 140_000_000
+
 #: ranks of a node when the number of its cores is not given
 _USUAL_RANKS = 4
 
@@ -157,8 +160,13 @@ def _memory(task: Task, wish: Wish, ranks: int, needed: float) -> int:
         )
     if wish.memory:
         return limit
-    wanted = 2**30 * math.ceil(_MEMORY_MARGIN * per_node * needed / 2**30)
+    wanted = _asked(per_node, needed)
     return min(wanted, limit or wanted)
+
+
+def _asked(per_node: int, needed: float) -> int:
+    """What is asked for where ranks need so many bytes each, in whole GB."""
+    return 2**30 * math.ceil(per_node * max(_MEMORY_MARGIN * needed, needed + _COMPILING) / 2**30)
 
 
 def _what_fits(task: Task, wish: Wish, ranks: int, limit: int) -> str:
@@ -174,9 +182,7 @@ def _what_fits(task: Task, wish: Wish, ranks: int, limit: int) -> str:
     more = next((n for n in range(wish.nodes + 1, ranks + 1) if ranks % n == 0 and fits(ranks // n, n)), None)
     if more:
         choices.append(f"--nodes {more}")
-    memory = 2**30 * math.ceil(
-        _MEMORY_MARGIN * (ranks // wish.nodes) * memory_per_rank(task, ranks, wish.threads or 1) / 2**30
-    )
+    memory = _asked(ranks // wish.nodes, memory_per_rank(task, ranks, wish.threads or 1))
     there = parse_memory(wish.memory_per_node, "memory_per_node") if wish.memory_per_node else None
     if there is None or memory <= there:
         choices.append(f"--memory {memory // 2**30}G")

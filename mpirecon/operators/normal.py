@@ -142,12 +142,12 @@ class NormalEquations(Equations):
 
         def on_numerators(spectrum: np.ndarray, a: int, b: int) -> None:
             rows = [rows_of(equations.folded, a, b) for equations in every]
-            parts[0, a] = [_over_grid(spectrum, np.ascontiguousarray(some[..., :2]).view(np.complex64)[..., 0])
-                           for some in rows]
+            floats = spectrum.view(np.float32).reshape(*spectrum.shape, 2)
+            parts[0, a] = [_over_grid(floats, some[..., :2]) for some in rows]
 
         def on_transfers(spectrum: np.ndarray, a: int, b: int) -> None:
             power = np.square(spectrum.real) + np.square(spectrum.imag)
-            parts[1, a] = [_over_grid(power, transfer[:, a:b]) for transfer in transfers]
+            parts[1, a] = [_over_grid(power[..., None], transfer[:, a:b, :, None]) for transfer in transfers]
 
         read_spectrum(planes_of(on_data, p, threads, 1 / self.projection.apodisation), on_numerators, threads)
         read_spectrum(planes_of(on_map, p, threads), on_transfers, threads)
@@ -200,10 +200,10 @@ class NormalEquations(Equations):
 
 
 def _over_grid(a: np.ndarray, b: np.ndarray) -> float:
-    """Σ Re conj(a) b over a grid of which rows of the half that is stored are given, (p, rows, p//2 + 1): a sample that
-    is not its own Friedel mate counts twice."""
-    every, *own = (np.vdot(*map(np.ascontiguousarray, some)).real
-                   for some in ((a, b), (a[..., 0], b[..., 0]), (a[..., -1], b[..., -1])))
+    """Σ a b over a grid of which rows of the half that is stored are given, (p, rows, p//2 + 1, numbers) float32: a
+    sample that is not its own Friedel mate counts twice. A row is summed in float32, all in float64."""
+    every, *own = (np.einsum("zyxc,zyxc->zy", *some).sum(dtype=np.float64)
+                   for some in ((a, b), (a[:, :, :1], b[:, :, :1]), (a[:, :, -1:], b[:, :, -1:])))
     return float(2 * every - sum(own))
 
 

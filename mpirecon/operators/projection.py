@@ -85,7 +85,7 @@ class Projection:
 
     def accumulator(self, dtype=np.float32) -> np.ndarray:
         """An empty extended grid of (re, im, weight); int64 for samples in units of a FixedPoint."""
-        return zeros(extended_shape(self.padded, 3), dtype, self.huge_pages, filled=True)
+        return zeros(extended_shape(self.padded, 3), dtype, self.huge_pages, filled=self.threads.count == 1)
 
     def adjoint_add(self, accumulator, rotation, numerator, weight) -> None:
         """Spread samples (m, s) complex64 and weights (m, s) float32 onto the accumulator.

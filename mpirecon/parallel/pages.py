@@ -24,8 +24,8 @@ def zeros(shape: tuple[int, ...], dtype, huge: bool = False, filled: bool = Fals
     """An array of zeros.
 
     huge : in pages of megabytes, where the system has them, however NumPy's own are
-    filled : all of it will be added to. Where it is large, its pages then come at once: one by one each would come
-        twice, when it is first read and when it is first written, in four times the time
+    filled : all of it will be added to, by one thread. Where it is large, its pages then come at once: one by one each
+        would come twice, when it is first read and when it is first written, in four times the time
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     huge = huge and size >= _SMALL and hasattr(mmap, "MADV_HUGEPAGE")

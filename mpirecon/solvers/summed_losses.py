@@ -46,18 +46,19 @@ def _explained(engine: Engine, solver: Solver, gain: np.ndarray) -> np.ndarray:
     """Σ g Re conj(p)ŷ and Σ g|p|² of the particles against the map of their half, and against that of the other,
     (2, 2), on all ranks. Each half set's is found on a rank of its own."""
     comm, images, found = engine.comm, len(engine.symmetry.group) * engine.box**2, np.zeros((2, 2))
-    roots, held = {half: (half - 1) % comm.size for half in (1, 2)}, {}
-    for half, root in roots.items():
-        if (folded := solver.sums_of(half, root)) is not None:
-            held[half] = solver.equations(folded)
+    roots = {half: (half - 1) % comm.size for half in (1, 2)}
+    sums = {half: solver.sums_of(half, root) for half, root in roots.items()}
+    sums = {half: folded for half, folded in sums.items() if folded is not None}
+    with together(comm), engine.timings("solve"):
+        here = {half: solver.equations(folded) for half, folded in sums.items()}
     for which in (1, 2):
         brought = [solver.references.bring(half_map(which), root) for root in sorted(set(roots.values()))]
         with together(comm), engine.timings("solve"):
-            if held:
+            if here:
                 transform = scipy.fft.rfftn(next(volume for volume in brought if volume is not None))
                 on_data = filter_transform(transform.copy(), gain)
                 on_map = filter_transform(transform, np.sqrt(gain))
-                some, *others = held.values()
-                for half, explained in zip(held, some.explained(on_data, on_map, *others)):
+                some, *others = here.values()
+                for half, explained in zip(here, some.explained(on_data, on_map, *others)):
                     found[int(half != which)] += explained / images
     return comm.allreduce(found)
