@@ -275,12 +275,24 @@ def work(task: Task, ranks: int, threads: int = 1, known: dict | None = None) ->
             task.rounds * fft * task.kind.begins,
             # references of robust losses are freed of the noise about the particle
             task.rounds * math.ceil(task.references / ranks) * fft if task.folds > 1 else 0.0, 1.0,
+            task.rounds * _summed(task, ranks) if task.sums_at_once else 0.0,
         ),
         "reduce": (reduced_bytes(task, ranks), 0.0 if ranks == 1 else passes * task.groups * math.log2(ranks)),
         **({"search": _search_work(task, images, samples)} if task.searches else {}),
         "postprocess": (float(task.box**3) * math.log2(task.box), 1.0),
         "rest": (1.0, float(task.box**3), float(task.particles), 0.0 if ranks == 1 else 1.0),
     }  # fmt: skip
+
+
+#: box from which on the maps that losses are summed of are coarser than it where images are noisy, and the fraction of
+#: that work that each of several ranks has: both maps' transforms, and one half's matrix
+_FINEST_SUMMED, _OF_ONE_HALF = 128, 0.75
+
+
+def _summed(task: Task, ranks: int) -> float:
+    """Transforms by which losses follow from sums."""
+    p = task.padded * min(1.0, _FINEST_SUMMED / task.box)
+    return p**3 * math.log2(p**3) * (1.0 if ranks == 1 else _OF_ONE_HALF)
 
 
 #: searches of a run, fraction of the particles that each is taken to search, particles of control and decoys, and maps
