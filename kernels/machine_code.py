@@ -1,6 +1,6 @@
 """Kernels' machine code, kept so that later processes run it without Numba.
 
-To import Numba and make it ready takes half a second, a fifth of a small set's reconstruction, and 65 MB. What it compiles is an
+To import Numba and make it ready takes up to half a second, a fifth of a small set's reconstruction, and 60 MB. What it compiles is an
 object file, though, which LLVM's own loader (llvmlite, that Numba stands on) makes callable: so are kept kernels that
 take whole arrays and numbers, return nothing, and need nothing of Numba while they run.
 
