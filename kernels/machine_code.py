@@ -1,11 +1,11 @@
 """Kernels' machine code, kept so that later processes run it without Numba.
 
-To import Numba and make it ready takes up to half a second, a fifth of a small set's reconstruction, and 60 MB. What it compiles is an
-object file, though, which LLVM's own loader (llvmlite, that Numba stands on) makes callable: so are kept kernels that
-take whole arrays and numbers, return nothing, and need nothing of Numba while they run.
+To import Numba and make it ready takes up to half a second, a fifth of a small set's reconstruction, and 60 MB. What it
+compiles is an object file, though, which the loader of LLVM (in llvmlite, which Numba needs) makes callable. Kernels
+are kept so that take whole arrays and numbers, return nothing, and need nothing of Numba while they run.
 
-A kernel is called as Numba's own code calls it (``numba.core.callconv.CPUCallConv``): where its result and its exception
-go, then the fields of each argument. What is kept was compared with that when it was compiled.
+A kernel is called as Numba's own code calls it (``numba.core.callconv.CPUCallConv``): where its result and its
+exception go, then the fields of each argument. What is kept was compared with that when it was compiled.
 """
 
 from __future__ import annotations
