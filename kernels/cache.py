@@ -127,7 +127,7 @@ class Kernel(Later):
 
     def __call__(self, *arguments, **named):
         if named:
-            return self.made(*arguments, **named)
+            return super().__call__(*arguments, **named)
         kinds = machine_code.kinds(arguments)
         found = self._found.get(kinds)
         return found(*arguments) if found else self._first(kinds, arguments)
@@ -139,15 +139,12 @@ class Kernel(Later):
         file = machine_code.file_of(folder, self._function.__qualname__, (facts, kinds))
         with self._one_at_a_time:
             if kinds not in self._found:
-                self._found[kinds] = machine_code.load(file, kinds, self._by_numba) or self.made
+                self._found[kinds] = machine_code.load(file, kinds, super().__call__) or self.made
         kernel = self._found[kinds]
         result = kernel(*arguments)
         if kernel is self._made:
             machine_code.keep(file, kernel, arguments, kinds)
         return result
-
-    def _by_numba(self, *arguments):
-        return self.made(*arguments)
 
     def _facts(self) -> tuple | None:
         """All that decides what it does but for its arguments; None where that is not known."""

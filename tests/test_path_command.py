@@ -5,7 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
-from test_path import simulate
+from test_path import clean, few, simulate  # noqa: F401 (fixtures)
 
 import mpirecon as mr
 from mpirecon.cli import run
@@ -13,17 +13,6 @@ from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.stopping import StopRequested
 from mpirecon.solvers.walk import Walk
-
-
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory):
-    return simulate(tmp_path_factory.mktemp("clean"), 0)
-
-
-@pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    """For what does not depend on how good the maps are."""
-    return simulate(tmp_path_factory.mktemp("few"), 0.3, count=200, box=24)
 
 
 def test_folders_of_others_are_refused_and_paths_replaced(few, tmp_path, capsys):

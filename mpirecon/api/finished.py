@@ -142,7 +142,7 @@ def view(
     Raises
     ------
     UserError
-        when the map cannot be read, the page exists, or the size is none.
+        when the map cannot be read, the page exists, or the size is not within 16 to 256.
     """
     from mpirecon.io.mrc import read_map
     from mpirecon.report.viewer import write_view
