@@ -146,6 +146,12 @@ class Kernel(Later):
             machine_code.keep(file, kernel, arguments, kinds)
         return result
 
+    @property
+    def variants(self) -> int:
+        """For how many kinds of arguments this process has its machine code, compiled or kept by another."""
+        kept = sum(found is not self._made for found in self._found.values())
+        return kept + (len(self._made.signatures) if self._made else 0)
+
     def _facts(self) -> tuple | None:
         """All that decides what it does but for its arguments; None where that is not known."""
         try:

@@ -83,6 +83,14 @@ def test_numba_is_needed_once(run):
     assert run(ADD) == [ADDED, "False"]
 
 
+def test_variants_are_counted_whoever_compiled_them(run):
+    code = "print(one.add.variants)" + ADD + "print(one.add.variants)" + ADD
+    code += "one.add(np.ones((2, 3)), 0.5, 2, True, np.uint64(7), out)\nprint(one.add.variants)"
+    assert run(code) == ["0", ADDED, "1", ADDED, "2", "True"]
+    assert run(code) == ["0", ADDED, "1", ADDED, "2", "False"]
+    assert run(code + "\none.add(np.ones((2, 6))[:, ::2], 1.0, 2, True, 0, out)\nprint(one.add.variants)")[-2] == "3"
+
+
 def test_numba_can_follow_and_kernels_can_follow_numba(run):
     """In one process, in either order."""
     run(ADD)
