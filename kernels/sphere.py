@@ -61,12 +61,13 @@ class Sphere:
         p = self.padded
         return p, p, p // 2 + 1, _NUMBERS
 
-    def pack(self, folded: np.ndarray) -> np.ndarray:
-        """A folded accumulator, (p, p, p//2 + 1, 3) → (size,), the first numbers of its own memory."""
+    def pack(self, folded: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """A folded accumulator, (p, p, p//2 + 1, 3) → (size,), `out` or the first numbers of its own memory."""
         flat = folded.reshape(-1)
+        out = flat[: self.size] if out is None else out
         first = np.arange(self.length.size) * (_NUMBERS * folded.shape[2])
-        _move_rows(flat, first, flat, self.start.reshape(-1), self.length.reshape(-1))
-        return flat[: self.size]
+        _move_rows(flat, first, out, self.start.reshape(-1), self.length.reshape(-1))
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,19 +84,34 @@ class Packed:
     def __len__(self) -> int:
         return self.sphere.padded
 
-    def rows(self, first: int, last: int) -> np.ndarray:
-        """The rows ky first … last − 1, (p, last − first, p//2 + 1, 3) float32."""
+    def rows(self, first: int, last: int, side: int | None = None) -> np.ndarray:
+        """As ``rows_of``."""
         p, _, width, numbers = self.shape
-        out = np.zeros((p, last - first, width, numbers), np.float32)
-        start, length = (np.ascontiguousarray(part[:, first:last]).reshape(-1)
-                         for part in (self.sphere.start, self.sphere.length))
+        start, length = (part[:, first:last] for part in (self.sphere.start, self.sphere.length))
+        if side is not None:
+            width = side // 2 + 1
+            start, length = lowest(start, side), np.minimum(lowest(length, side), numbers * width)
+        out = np.zeros((len(start), last - first, width, numbers), np.float32)
+        start, length = (np.ascontiguousarray(part).reshape(-1) for part in (start, length))
         _move_rows(self.values, start, out.reshape(-1), np.arange(start.size) * (width * numbers), length)
         return out
 
 
-def rows_of(folded: np.ndarray | Packed, first: int, last: int) -> np.ndarray:
-    """The rows ky first … last − 1 of sums, whole or packed, (p, last − first, p//2 + 1, 3) float32."""
-    return folded.rows(first, last) if isinstance(folded, Packed) else folded[:, first:last]
+def lowest(along: np.ndarray, side: int) -> np.ndarray:
+    """Those of the lowest frequencies along the first axis, which holds the negative ones last, of `side` such."""
+    return np.concatenate([along[: side // 2 + 1], along[len(along) - (side - side // 2 - 1) :]])
+
+
+def rows_of(folded: np.ndarray | Packed, first: int, last: int, side: int | None = None) -> np.ndarray:
+    """The rows ky first … last − 1 of sums, whole or packed, (p, last − first, p//2 + 1, 3) float32.
+
+    side : of a smaller grid of the lowest frequencies, of whose kz and kx the rows are wanted: (side, last − first,
+        side//2 + 1, 3)
+    """
+    if isinstance(folded, Packed):
+        return folded.rows(first, last, side)
+    rows = folded[:, first:last]
+    return rows if side is None else lowest(rows[:, :, : side // 2 + 1], side)
 
 
 def numbers_of(folded: np.ndarray | Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -156,6 +156,26 @@ def test_what_sums_explain_is_that_of_the_equations(backend):
     np.testing.assert_allclose(several[1].explained(on_data, on_map), expected[1:], rtol=3e-4)
 
 
+def test_sums_made_where_others_were_are_the_same(backend):
+    """Also of whole numbers of a unit after those of none."""
+    made, m = backend(), 6
+    batches = [made.prepare(images(m, seed=k), particles(m, seed=k)) for k in (0, 1)]
+    units = [None] + [FixedPoint.of(1e4, 1e2, m)] * (Ability.EXACT_SUMS in made.can)
+
+    def folded(batch, unit, memory=None):
+        made.use_units(unit) if len(units) > 1 else None
+        accumulator = made.accumulator(memory)
+        made.accumulate(accumulator, batch, np.ones(m), np.ones(m), np.ones(m))
+        return made.folded(accumulator)
+
+    for unit in units:
+        expected = np.array(folded(batches[1], unit))
+        for before in units:
+            found = np.asarray(folded(batches[1], unit, folded(batches[0], before)))
+            assert found.dtype == expected.dtype and np.abs(expected).max() > 0
+            np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+
+
 def test_images_add_up_and_those_without_weight_are_left_out(backend):
     made, m = backend(), 6
     batch, one = made.prepare(images(m), particles(m)), np.ones(m)

@@ -14,14 +14,14 @@ from mpirecon.operators.coarse import add_middle
 from mpirecon.operators.in_place import half_of_real, map_of, real_of_half, transform_of
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.parallel.pages import alone, zeros
-from mpirecon.solvers.groups import GroupStore, half_map
+from mpirecon.solvers.groups import GroupStore, half_map, held_out_map
 from mpirecon.validate.masks import SoftMask, soft_sphere
 
 
-def filled(backend, seed=0, stretch=1.0):
+def filled(backend, seed=0, stretch=1.0, memory=None):
     """A folded accumulator of slices at random orientations, of all frequencies."""
     rng = np.random.default_rng(seed)
-    plane, accumulator = backend.plane, backend.accumulator()
+    plane, accumulator = backend.plane, backend.accumulator(memory)
     rotation = stretch * special_ortho_group.rvs(3, size=40, random_state=seed)
     numerator = (rng.standard_normal((40, len(plane), 2)) @ [1, 1j]).astype(np.complex64)
     backend.projection.adjoint_add(accumulator, rotation, numerator, np.ones(numerator.shape, np.float32))
@@ -90,6 +90,48 @@ def test_equations_of_a_store_are_those_of_the_whole_sums():
                        (found.right_hand_side(), expected.right_hand_side()),
                        (found.precondition(x, ridge), expected.precondition(x, ridge))):
         np.testing.assert_allclose(one, other, atol=1e-6 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("sphere", [True, False])
+def test_a_store_takes_the_memory_of_another(sphere):
+    """No array is made for sums of groups that it had, and none of the other's remains."""
+    backend = CpuBackend(24, 2.0, padding=1.5, taps=3)
+    shape, comm = filled(backend).shape, SerialCommunicator()
+    sphere = Sphere.of(shape[0], backend.reach) if sphere else None
+    first = GroupStore(comm, shape, sphere=sphere)
+    assert all(first.put((1, fold), filled(backend, fold)) for fold in range(2))
+    old = [first.collect(held_out_map((1, fold)), 0) for fold in (1, 0)]
+    first.collect(half_map(1), 0, side=12)
+    second = GroupStore(comm, shape, sphere=sphere, room=first)
+    folded = filled(backend, 5)
+    assert not second.put((1, 0), folded) and not second.put((1, 1), filled(backend, 6, memory=folded))
+    assert second.put((2, 0), filled(backend, 7))  # of which there was none
+    for fold, before in enumerate(old):
+        found = second.collect(held_out_map((1, 1 - fold)), 0)
+        assert np.shares_memory(*(sums.values if sphere else sums for sums in (found, before)))
+        np.testing.assert_array_equal(rows_of(found, 0, shape[0]), filled(backend, 5 + fold))
+    with pytest.raises((KeyError, IndexError)):
+        first.collect(half_map(1), 0)
+
+
+def test_accumulators_are_made_where_others_were():
+    backend = CpuBackend(24, 2.0, padding=1.5, taps=3)
+    folded = filled(backend)
+    again = backend.accumulator(folded)
+    assert np.shares_memory(again, folded) and not again.any() and again.shape == backend.accumulator().shape
+    other = CpuBackend(20, 2.0, padding=1.5, taps=3).accumulator(folded)  # of another size
+    assert not np.shares_memory(other, folded)
+    assert not np.shares_memory(backend.accumulator(folded.copy()), folded)
+
+
+@pytest.mark.parametrize("side", [6, 7, 11])
+@pytest.mark.parametrize("whole", [True, False])
+def test_rows_of_the_lowest_frequencies(side, whole):
+    folded = filled(CpuBackend(24, 2.0, padding=1.5, taps=3))
+    k = np.arange(side)
+    k[side // 2 + 1 :] -= side
+    sums = folded if whole else packed(folded, CpuBackend(24, 2.0, padding=1.5, taps=3).reach)
+    np.testing.assert_array_equal(rows_of(sums, 1, 5, side), folded[k, 1:5, : side // 2 + 1])
 
 
 @pytest.mark.parametrize(("huge", "own"), [(False, False), (True, True)])

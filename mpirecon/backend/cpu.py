@@ -210,8 +210,8 @@ class CpuBackend(Backend):
                 values[rows] = part
         return out
 
-    def accumulator(self) -> np.ndarray:
-        return self.projection.accumulator(np.float32 if self._fixed_point is None else np.int64)
+    def accumulator(self, folded: np.ndarray | None = None) -> np.ndarray:
+        return self.projection.accumulator(np.float32 if self._fixed_point is None else np.int64, folded)
 
     def use_units(self, fixed_point: FixedPoint | None) -> None:
         self._fixed_point = fixed_point

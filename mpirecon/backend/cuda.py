@@ -249,7 +249,7 @@ class CudaBackend(Backend):
 
     # normal equations
 
-    def accumulator(self):
+    def accumulator(self, folded=None):
         return self.gpu.cupy.zeros((*self.extent, 4), f4)
 
     def accumulate(

@@ -181,8 +181,11 @@ class Backend(ABC):
     # normal equations
 
     @abstractmethod
-    def accumulator(self):
-        """Room for Σ w s C ŷ and Σ w s² C²."""
+    def accumulator(self, folded=None):
+        """Room for Σ w s C ŷ and Σ w s² C².
+
+        folded : what ``folded`` gave for another one, needed no more: its memory may be used again
+        """
 
     @abstractmethod
     def accumulate(self, accumulator, batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray) -> None:

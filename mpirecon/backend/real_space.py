@@ -135,8 +135,8 @@ class RealSpaceCpuBackend(CpuBackend):
                                       where=squared > 0)
         return sums
 
-    def accumulator(self) -> Accumulator:
-        return Accumulator(np.zeros((self.plane.box,) * 3, np.float32), super().accumulator())
+    def accumulator(self, folded: np.ndarray | None = None) -> Accumulator:
+        return Accumulator(np.zeros((self.plane.box,) * 3, np.float32), super().accumulator(folded))
 
     def accumulate(
         self, accumulator: Accumulator, batch: Batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray

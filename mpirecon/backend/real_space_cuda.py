@@ -74,7 +74,7 @@ class RealSpaceCudaBackend(CudaBackend):
             out[rows] = found.get()
         return out
 
-    def accumulator(self) -> Accumulator:
+    def accumulator(self, folded=None) -> Accumulator:
         return Accumulator(self.gpu.cupy.zeros((self.plane.box,) * 3, f4), super().accumulator())
 
     def accumulate(self, accumulator: Accumulator, batch, weight, contrast, contrast2) -> None:

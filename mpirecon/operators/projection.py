@@ -83,9 +83,18 @@ class Projection:
         )
         return out
 
-    def accumulator(self, dtype=np.float32) -> np.ndarray:
-        """An empty extended grid of (re, im, weight); int64 for samples in units of a FixedPoint."""
-        return zeros(extended_shape(self.padded, 3), dtype, self.huge_pages, filled=self.threads.count == 1)
+    def accumulator(self, dtype=np.float32, folded: np.ndarray | None = None) -> np.ndarray:
+        """An empty extended grid of (re, im, weight); int64 for samples in units of a FixedPoint.
+
+        folded : what ``folded`` made of another one, needed no more, whose memory is used again
+        """
+        shape = extended_shape(self.padded, 3)
+        whole = None if folded is None else folded.base
+        if whole is not None and whole.size == np.prod(shape) and whole.dtype == dtype:
+            grid = whole.reshape(shape)
+            self.threads.over(len(grid), lambda first, last: grid[first:last].fill(0))
+            return grid
+        return zeros(shape, dtype, self.huge_pages, filled=self.threads.count == 1)
 
     def adjoint_add(self, accumulator, rotation, numerator, weight) -> None:
         """Spread samples (m, s) complex64 and weights (m, s) float32 onto the accumulator.

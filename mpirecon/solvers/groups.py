@@ -53,10 +53,11 @@ class GroupStore:
     reducer : what sums accumulators that live on a device; the communicator itself when left out
     fixed_point : the units of accumulators that are whole numbers
     sphere : the points that can be other than zero, which are kept alone; all when left out
+    room : another store of such sums, which are needed no more: their memory is used again
     """
 
     def __init__(self, comm: Communicator, shape: tuple[int, ...], reducer=None, fixed_point=None,
-                 sphere: Sphere | None = None) -> None:
+                 sphere: Sphere | None = None, room: GroupStore | None = None) -> None:
         self.comm = comm
         self.shape = shape
         self._sphere = sphere
@@ -64,23 +65,42 @@ class GroupStore:
         self._reducer = reducer or comm
         self._fixed_point = fixed_point
         self._slabs: dict[Group, np.ndarray] = {}
+        self._room = {} if room is None else room.emptied()
         self._sums: dict[tuple[MapOf, int], np.ndarray] = {}  # of halves at low frequencies
 
-    def put(self, group: Group, folded: np.ndarray) -> None:
+    def put(self, group: Group, folded: np.ndarray) -> bool:
         """Sum a group's folded accumulator over the ranks and keep this rank's slab of it; collective.
 
-        A single rank keeps the array itself, which must be the caller's no more: a copy would be as large as all of its
-        sums of a group.
+        Returns
+        -------
+        bool
+            whether the array itself was kept, and must be the caller's no more: by a single rank that has no room yet,
+            where a copy would be as large as all of its sums of a group
         """
         single = self.comm.size == 1 and self._reducer is self.comm
-        part = folded.reshape(-1) if self._sphere is None else self._sphere.pack(folded)
-        if not single:
-            part = self._reducer.reduce_scatter(part)
-        if self._fixed_point is not None:
-            part = self._fixed_point.floats(part, slab(self._size, self.comm.size, self.comm.rank)[0])
-        elif single and self._sphere is not None:
-            part = alone(part)
-        self._slabs[group] = part
+        room = self._room.pop(group, None)
+        if not single or self._fixed_point is not None:
+            part = folded.reshape(-1) if self._sphere is None else self._sphere.pack(folded)
+            part = part if single else self._reducer.reduce_scatter(part)
+            if self._fixed_point is not None:
+                part = self._fixed_point.floats(part, slab(self._size, self.comm.size, self.comm.rank)[0])
+            self._slabs[group] = part
+            return False
+        if self._sphere is not None:
+            part = self._sphere.pack(folded, room)
+            self._slabs[group] = alone(part) if room is None else room
+        elif room is None:
+            self._slabs[group] = folded.reshape(-1)
+        else:
+            room[:] = folded.reshape(-1)
+            self._slabs[group] = room
+        return room is None
+
+    def emptied(self) -> dict[Group, np.ndarray]:
+        """The memory of the sums, which are gone."""
+        slabs, self._slabs = self._slabs, {}
+        self.forget_low()
+        return slabs
 
     def collect(self, made_of: MapOf, root: int, last: bool = False,
                 side: int | None = None) -> np.ndarray | Packed | None:

@@ -45,8 +45,7 @@ class NormalSolver(Solver):
     def step(self, weigh: Weigh) -> Selection:
         selection = weigh(None)
         if not self._begun:
-            self._store = None  # before the next is filled: two would double the memory
-            self._store = self.engine.accumulate(selection)
+            self._store = self.engine.accumulate(selection, room=self._store)  # two stores would double the memory
         self._begun = False
         self._mean_weights.clear()
         self._halves = MapSet(self.engine.comm, self.engine.box)

@@ -73,9 +73,11 @@ class Engine:
         each_shell = weight is not None and self._alike(weight)
         samples = np.bincount(self.backend.plane.shell, self.backend.plane.multiplicity)
         store = None if weight is None else self._store()
+        folded = None
         for group in self.slab.groups:
             with together(self.comm), self.timings("survey"):
-                accumulator = None if store is None else self.backend.accumulator()
+                accumulator = None if store is None else self.backend.accumulator(folded)
+                folded = None
                 for rows, batch in self._visit(np.sort(self.slab.rows(group)), first=True):
                     shells = self.backend.image_shells(batch) if each_shell else None
                     own[rows] = shells.sum(axis=1) / samples.sum() if each_shell else self.backend.power(batch)
@@ -98,9 +100,7 @@ class Engine:
                     self.pace.advance(len(rows))
                 folded = None if store is None else self._folded(accumulator)
                 del accumulator
-            if store is not None:
-                self._put(store, group, folded)
-            del folded
+            folded = None if store is None else self._put(store, group, folded)
         self._require_good_images()
         self.comm.allreduce(largest, "max")
         power, count = exactly.total(self.comm) if exactly else (self.comm.allreduce(power), self.comm.allreduce(count))
@@ -122,38 +122,42 @@ class Engine:
         differ = not able or (weight[self.slab.present] != 1).any()
         return self.comm.allreduce_scalar(int(differ), "max") == 0
 
-    def accumulate(self, selection: Selection, rows: np.ndarray | None = None) -> GroupStore:
+    def accumulate(
+        self, selection: Selection, rows: np.ndarray | None = None, room: GroupStore | None = None
+    ) -> GroupStore:
         """Σ w s C ŷ and Σ w s² C² of every group, reduced over the ranks; each image at all poses of the symmetry. The
         w are those of the selection times those that the particles were given.
 
         rows : (m,) bool, those to visit (a mini-batch); all of positive weight when left out.
+        room : sums that are needed no more, whose memory these take
         """
         weight = selection.weight * self.slab.given
-        store = self._store(self._units(selection) if self.deterministic else None)
+        store = self._store(self._units(selection) if self.deterministic else None, room)
+        folded = None
         for group in self.slab.groups:
             with together(self.comm), self.timings("accumulate"):
                 visit = self.slab.rows(group)
                 skipped = len(visit)
                 visit = visit[weight[visit] > 0]
                 visit = visit if rows is None else visit[rows[visit]]
-                accumulator = self.backend.accumulator()
+                accumulator = self.backend.accumulator(folded)
+                folded = None
                 for part, batch in self._visit(visit):
                     self._add(accumulator, batch, weight[part], *selection.expected_contrast(part))
                     self.pace.advance(len(part))
                 self.pace.advance(skipped - len(visit) if rows is None else 0)
                 folded = self._folded(accumulator)
                 del accumulator
-            self._put(store, group, folded)
-            del folded
+            folded = self._put(store, group, folded)
         return store
 
-    def _store(self, fixed_point: FixedPoint | None = None) -> GroupStore:
+    def _store(self, fixed_point: FixedPoint | None = None, room: GroupStore | None = None) -> GroupStore:
         """Room for the sums of all groups, which are made in these units from now on."""
         p = self.backend.projection.padded
         self.backend.use_units(fixed_point)
         reach = self.backend.reach
         return GroupStore(self.comm, (p, p, p // 2 + 1, 3), self.backend.reducer, fixed_point,
-                          None if reach is None else Sphere.of(p, reach))
+                          None if reach is None else Sphere.of(p, reach), room)
 
     def _add(self, accumulator, batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray) -> None:
         """Add a batch, each image at all poses of the symmetry."""
@@ -170,9 +174,10 @@ class Engine:
             self.backend.symmetrise(folded, self.symmetry)
         return folded
 
-    def _put(self, store: GroupStore, group: Group, folded) -> None:
+    def _put(self, store: GroupStore, group: Group, folded):
+        """Keep a group's sums; what they were given in is returned where its memory is free for the next group's."""
         with self.timings("reduce"):
-            store.put(group, folded)
+            return None if store.put(group, folded) else folded
 
     def _units(self, selection: Selection) -> FixedPoint:
         """Units for sums of all ranks' particles, so weighted; collective."""
