@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from command_lines import WaitingRanks, run_here
 
+from mpirecon.errors import on_the_command_line
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 MPI_PROGRAMS = CHECKOUT / "tests" / "mpi"
 
@@ -98,6 +100,13 @@ def find_mpirun() -> str | None:
 _SLEEPING = """#include <time.h>
 int sched_yield(void) { struct timespec moment = {0, 50000}; return nanosleep(&moment, 0); }
 """
+
+
+@pytest.fixture(autouse=True)
+def _spoken_to(request):
+    """Messages are those of the command line, whichever part of it a test calls, but in tests marked so."""
+    with contextlib.nullcontext() if request.node.get_closest_marker("in_python") else on_the_command_line():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

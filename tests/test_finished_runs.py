@@ -6,6 +6,8 @@ import pytest
 
 import mpirecon as mr
 
+pytestmark = pytest.mark.in_python
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

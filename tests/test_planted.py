@@ -173,7 +173,7 @@ def test_settings_that_cannot_be_meant_are_refused(settings, said):
 
 def test_a_defocus_error_needs_a_ctf():
     for make_settings in (lambda: SimulationSettings(particles=5, defocus_error=9.0, use_ctf=False),
-                          lambda: ImportOptions(defocus_error=9.0, no_ctf=True)):
+                          lambda: ImportOptions(defocus_error=9.0, use_ctf=False)):
         with pytest.raises(UserError, match="--defocus-error and --no-ctf exclude each other"):
             make_settings()
 

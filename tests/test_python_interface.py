@@ -15,6 +15,8 @@ from mpirecon.solvers.mask import make_mask
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.masks import soft_sphere
 
+pytestmark = pytest.mark.in_python
+
 
 @pytest.fixture(scope="module")
 def particles():
@@ -121,6 +123,26 @@ def test_a_run_in_a_script_is_the_run_of_the_command(particles, tmp_path, cli):
         ours.resolution == theirs.resolution == ours.fsc.resolution or abs(ours.fsc.resolution - ours.resolution) < 1e-3
     )
     assert ours.kept.sum() == theirs.summary["kept"] and ours.detection == theirs.detection
+
+
+def test_an_output_that_cannot_be_is_refused_before_anything_is_computed(particles, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for output, words in (("out", "is not empty; choose another, or pass overwrite=True"), ("file", "is not a folder"),
+                          ("file/in", "is a file")):
+        with pytest.raises(mr.UserError, match=words):
+            mr.Reconstruction(particles, tmp_path / output, iterations=1)
+    run = mr.Reconstruction(particles, tmp_path / "new", iterations=1)
+    (tmp_path / "new").write_text("another's, meanwhile")
+    for _ in range(2):
+        with pytest.raises(mr.UserError, match="is not a folder"):
+            run.result()
+    (tmp_path / "new").unlink()
+    assert run.result().folder == tmp_path / "new" and run.result() is run.result()
+    again = mr.Reconstruction(particles, tmp_path / "new", iterations=1, overwrite=True)
+    assert again.result().folder == tmp_path / "new"
+    assert (tmp_path / "out" / "notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
 
 def test_stepping_makes_the_same_run(particles, result):

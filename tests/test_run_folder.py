@@ -309,6 +309,21 @@ def test_a_second_run_into_a_folder_is_refused(particles, tmp_path, capsys):
     assert held_by(tmp_path / "out") is None and list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "logs"]
 
 
+@pytest.mark.parametrize("claims", [False, True])
+def test_a_run_that_is_refused_leaves_the_folder_to_the_one_that_has_it(tmp_path, claims):
+    """Also while there is nothing in it yet that would keep an empty folder."""
+    first, late = (RunFolder(tmp_path / "out", RECONSTRUCTION, [], overwrite=False) for _ in range(2))
+    for folder in (first, late):
+        folder.check()
+    with first:
+        first.begin(1)
+        with pytest.raises(UserError, match="another run is writing"), late:
+            late.claim() if claims else late.begin(1)
+        late.close()
+        assert first.staging.is_dir() and held_by(tmp_path / "out") is not None
+        (first.staging / "views.csv").write_text("rot")
+
+
 def test_a_lock_ends_with_its_process_and_need_not_exist(tmp_path, monkeypatch):
     program = ("import os, sys, pathlib; from mpirecon.io.folder_lock import FolderLock; "
                "FolderLock(pathlib.Path(sys.argv[1])).acquire(); os._exit(9)")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, spoken
 from mpirecon.io.atomic import atomic_files, refuse_existing
 from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.inputs import Input
@@ -67,7 +67,8 @@ class HalfMaps:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings."""
-        return tuple(dict.fromkeys((*self.comparison.warnings, *(() if self.local is None else self.local.warnings))))
+        found = (*self.comparison.warnings, *(() if self.local is None else self.local.warnings))
+        return tuple(map(spoken, dict.fromkeys(found)))
 
     def lines(self) -> list[str]:
         """What a user wants to read, a line each."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from mpirecon.api.arguments import as_communicator, structured
 from mpirecon.api.scratch import Scratch
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, spoken
 from mpirecon.io.atomic import atomic_path, refuse_existing
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_layout import TRUTH
@@ -101,7 +101,7 @@ class Particles:
 
     def _attach(self, path, scratch: Scratch | None, notes=(), warnings=()) -> None:
         self.path, self._scratch = Path(path), scratch
-        self.notes, self.warnings = list(notes), list(warnings)
+        self.notes, self.warnings = [spoken(note) for note in notes], [spoken(warning) for warning in warnings]
         with ParticleFile(self.path) as file:
             self._length, self.box, self.pixel_size = len(file), file.box, file.pixel_size
             self.attributes = dict(file.attributes)

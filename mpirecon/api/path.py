@@ -12,7 +12,7 @@ from mpirecon.api.arguments import as_communicator, console_of, structured
 from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.reconstruction import configuration, known_particles, source_of, unnamed
 from mpirecon.api.scratch import Scratch
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, spoken
 from mpirecon.io.run_folder import PATH
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.parallel.agree import run_first
@@ -138,7 +138,7 @@ class SelectionPath:
     @property
     def sentence(self) -> str:
         """Where leaving out pays, in words."""
-        return self.verdict["sentence"]
+        return spoken(self.verdict["sentence"])
 
     @property
     def fractions(self) -> list[float]:
@@ -217,7 +217,7 @@ class SelectionPath:
     @property
     def warnings(self) -> list[str]:
         """What the path warned of."""
-        return self.summary["warnings"]
+        return [spoken(warning) for warning in self.summary["warnings"]]
 
     def plot(self):
         """Resolution, mean half-map FSC, FSC to the map of all and anisotropy over the fraction that is kept,

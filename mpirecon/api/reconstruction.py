@@ -24,6 +24,7 @@ from mpirecon.io.formats import is_table
 from mpirecon.io.given_weights import ARRAY
 from mpirecon.io.particle_file import open_together
 from mpirecon.io.reading import READING, refuse_reading
+from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_summary
 from mpirecon.model.arrays import Volume as PlainVolume
@@ -38,6 +39,7 @@ from mpirecon.solvers.controls import check_selection
 from mpirecon.solvers.endurance import Endurance
 from mpirecon.solvers.groups import half_map
 from mpirecon.solvers.main import about_run
+from mpirecon.solvers.place import inputs_of
 from mpirecon.solvers.results import write_results
 from mpirecon.solvers.state import State as RunState
 
@@ -193,6 +195,8 @@ class Reconstruction:
         multiplied with the weights of the loss in every iteration
     start_weights : (m,) float, optional
         weights of the first map alone
+    overwrite : bool
+        replace the files of an earlier run in `output`
     verbose : bool
         print what the command line prints
     **options
@@ -201,14 +205,17 @@ class Reconstruction:
 
     def __init__(
         self, particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, weights=None,
-        start_weights=None, verbose: bool = False, **options,
+        start_weights=None, overwrite: bool = False, verbose: bool = False, **options,
     ) -> None:
         self._start, self._comm = time.time(), as_communicator(comm)
         self.particles = read_particles(particles, self._comm, options)
         self._scratch = Scratch(self._comm)
-        self._output = output
+        self._output, self._overwrite = output, overwrite
         self.config = configuration(self.particles, self._scratch, self._comm, loss=loss, weights=weights, **options)
         self._file = open_together(self._comm, self.particles.path)
+        if output is not None:  # what it refuses is known before anything is computed
+            read = inputs_of(self._file, self.config)
+            run_first(self._comm, lambda: RunFolder(output, RECONSTRUCTION, read, overwrite=overwrite).check())
         folder = self._scratch.path / "run"
         self._folder = folder
         self._log = run_together(self._comm, lambda: RankLog.for_rank(folder / "logs", self._comm))
@@ -235,23 +242,20 @@ class Reconstruction:
         -------
         Result
         """
-        if self._result is not None:
-            return self._result
-        for _ in self._iterations:
-            pass
-        outcome = self._run.finish()
-        found = check_selection(self._run, outcome, self._folder, costly=False)
-        write_results(self._run, outcome, self._folder, about_run(self._start) | found, postprocessed=postprocess)
-        self.close()
-        self._comm.barrier()
-        made = run_together(self._comm, lambda: Result(self._folder, _scratch=self._scratch))
-        if self._output is not None:
-            with together(self._comm):
-                if self._comm.rank == 0:
-                    made.save(self._output)
-            made = run_together(self._comm, lambda: Result(self._output))
-        self._result = made
-        return made
+        if self._result is None:
+            for _ in self._iterations:
+                pass
+            outcome = self._run.finish()
+            found = check_selection(self._run, outcome, self._folder, costly=False)
+            write_results(self._run, outcome, self._folder, about_run(self._start) | found, postprocessed=postprocess)
+            self.close()
+            self._comm.barrier()
+            self._result = run_together(self._comm, lambda: Result(self._folder, _scratch=self._scratch))
+        if self._output is not None:  # where this fails, another call finds all that was computed
+            run_first(self._comm, lambda: self._result.save(self._output, overwrite=self._overwrite))
+            self._result = run_together(self._comm, lambda: Result(self._output))
+            self._output = None
+        return self._result
 
     def close(self) -> None:
         """Let go of files and memory; called by `result`."""

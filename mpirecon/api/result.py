@@ -13,7 +13,7 @@ import numpy as np
 from mpirecon.api.arguments import structured
 from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.scratch import Scratch
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, spoken
 from mpirecon.io.inputs import Input, given
 from mpirecon.io.run_folder import PATH, RECONSTRUCTION, RunFolder
 from mpirecon.io.run_output import read_particle_table, read_summary
@@ -126,7 +126,7 @@ class Result:
     @property
     def warnings(self) -> list[str]:
         """What the run warned of, a sentence each."""
-        return self.summary["warnings"]
+        return [spoken(warning) for warning in self.summary["warnings"]]
 
     @property
     def report(self) -> Path:
@@ -154,11 +154,11 @@ class Result:
             if `folder` exists and is not empty, without `overwrite`.
         """
         target = Path(folder)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
-            raise UserError(f"{target} exists and is not empty; choose another folder, or pass overwrite=True")
         read = [*given(particle_file=self.summary["particles"]["file"], mask=self.summary["configuration"].get("mask")),
                 *(Input("result", path) for path in self.folder.iterdir())]
-        with RunFolder(target, RECONSTRUCTION, read, overwrite=True) as place:
+        with RunFolder(target, RECONSTRUCTION, read, overwrite=overwrite) as place:
+            if not overwrite and not place.unused:
+                raise UserError(f"{target} exists and is not empty; choose another folder, or pass overwrite=True")
             place.check()
             place.begin(ranks=len(self.summary.get("ranks") or [0]))
             shutil.copytree(self.folder, place.staging, dirs_exist_ok=True,

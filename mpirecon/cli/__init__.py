@@ -16,7 +16,7 @@ from mpirecon import __version__
 from mpirecon.cli.hints import did_you_mean
 from mpirecon.cli.ending import end_alone, end_together, outcome
 from mpirecon.cli.streams import make_safe, shown_warnings
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, on_the_command_line
 from mpirecon.parallel.launcher import find_launcher
 from mpirecon.parallel.stopping import held_signals
 from mpirecon.parallel.threads import keep_freed_memory
@@ -114,7 +114,8 @@ def run(arguments: list[str]) -> int:
     """Run a command line on every rank that should, and return the exit code all ranks share."""
     global began
     began = time.time()
-    with held_signals() if _command_of(arguments) in ("reconstruct", "path", "relion") else nullcontext():
+    held = _command_of(arguments) in ("reconstruct", "path", "relion")
+    with on_the_command_line(), held_signals() if held else nullcontext():
         return _run(arguments)
 
 

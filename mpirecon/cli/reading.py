@@ -99,7 +99,7 @@ class ShiftAxes(click.ParamType):
 
 
 #: values that say nothing
-_DEFAULTS = (("bfactor_sign", "auto"), ("shift_axes", "x,y"))
+_DEFAULTS = (("bfactor_sign", "auto"), ("shift_axes", "x,y"), ("use_ctf", True))
 
 #: a command appends these to its params, and gives their values to `reading_of`
 READING = [
@@ -132,8 +132,8 @@ READING = [
     click.Option(["--bfactor-sign"], type=click.Choice(["auto", "relion", "warp"]), default="auto", show_default=True,
                  help="Which B factors of the table let the CTF fall with resolution: positive ones (relion), negative "
                  "ones (warp, where B is −4 times the dose); auto: negative ones where none is positive."),
-    click.Option(["--no-ctf"], is_flag=True, help="The images have no CTF: none is applied, and the table needs no CTF "
-                 "columns."),
+    click.Option(["--no-ctf", "use_ctf"], is_flag=True, flag_value=False, default=True,
+                 help="The images have no CTF: none is applied, and the table needs no CTF columns."),
     click.Option(["--ctf-premultiplied"], is_flag=True, help="The images are multiplied by their CTF, whatever the "
                  "table says."),
     click.Option(["--no-ctf-premultiplied"], is_flag=True, help="They are not, whatever the table says."),
@@ -177,12 +177,12 @@ def reading_of(values: dict) -> dict:
     Raises UserError where they contradict each other.
     """
     taken = {option.name: values.pop(option.name) for option in READING if option.name in values}
-    given = {name: value for name, value in taken.items() if value not in (None, False, ())
-             and (name, value) not in _DEFAULTS}
+    given = {name: value for name, value in taken.items() if value not in (None, ()) and (name, value) not in _DEFAULTS
+             and (value is not False or name == "use_ctf")}
     for state in ("ctf_premultiplied", "ctf_phase_flipped"):
         if (said := _state(state, given.pop(state, False), given.pop(f"no_{state}", False))) is not None:
             given[state] = said
-    if given.get("no_ctf") and (given.get("ctf_premultiplied") or given.get("ctf_phase_flipped")):
+    if "use_ctf" in given and (given.get("ctf_premultiplied") or given.get("ctf_phase_flipped")):
         raise UserError("--no-ctf says that the images have no CTF, which --ctf-premultiplied and --ctf-phase-flipped "
                         "contradict; leave one out")
     if given.get("ctf_premultiplied") and given.get("ctf_phase_flipped"):

@@ -34,7 +34,7 @@ class ImportOptions(ErrorSettings):
     first : import at most so many rows, the first of those selected
     new_halves : draw half sets whatever the file says
     family : columns whose rows of one value show one particle, beside those that are known; ("none",): no column does
-    units, shift_axes, no_ctf, ctf_premultiplied, ctf_phase_flipped : what the columns do not say, see reading.Reading
+    units, shift_axes, use_ctf, ctf_premultiplied, ctf_phase_flipped : what the columns do not say, see reading.Reading
     bfactor_sign : one of plausible.BFACTOR_SIGNS; scale_defocus : by the square of --pixel-size over the table's pixel
         size
     seed : of half sets and simulated errors; skip_bad : leave NaN and constant images out, up to the fraction max_bad
@@ -63,7 +63,7 @@ class ImportOptions(ErrorSettings):
     family: str | Sequence[str] = ()
     units: Mapping[str, str] = field(default_factory=dict)
     shift_axes: str = "x,y"
-    no_ctf: bool = False
+    use_ctf: bool = True
     ctf_premultiplied: bool | None = None
     ctf_phase_flipped: bool | None = None
     bfactor_sign: str = "auto"
@@ -75,7 +75,7 @@ class ImportOptions(ErrorSettings):
 
     def __post_init__(self) -> None:
         self.check_errors()
-        if self.defocus_error and self.no_ctf:
+        if self.defocus_error and not self.use_ctf:
             raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be "
                             "wrong")
         if self.error_by is not None and not self.simulates_errors:
@@ -94,7 +94,7 @@ class ImportOptions(ErrorSettings):
             raise UserError(f"--unit {error}") from error
         if self.shift_axes not in SHIFT_AXES:
             raise UserError(f"--shift-axes {self.shift_axes}: expected one of {' '.join(SHIFT_AXES)}")
-        return Reading(units, self.no_ctf, self.ctf_premultiplied, self.ctf_phase_flipped, self.shift_axes)
+        return Reading(units, not self.use_ctf, self.ctf_premultiplied, self.ctf_phase_flipped, self.shift_axes)
 
     @property
     def selections(self) -> tuple[tuple[str, str], ...]:

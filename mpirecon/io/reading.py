@@ -63,7 +63,7 @@ STATE_OPTIONS = {
 #: fields of ImportOptions that decide how a table is read, whatever is made of its images
 READING = ("data_dir", "stack", "mapping", "passthrough", "pixel_size", "scale_defocus", "voltage", "cs",
            "amplitude_contrast", "units",
-           "shift_axes", "contrast", "bfactor_sign", "no_ctf", "ctf_premultiplied", "ctf_phase_flipped",
+           "shift_axes", "contrast", "bfactor_sign", "use_ctf", "ctf_premultiplied", "ctf_phase_flipped",
            "ignore_aberrations", "cs_aberrations",
            "select", "first", "new_halves", "family")
 
@@ -71,7 +71,7 @@ READING = ("data_dir", "stack", "mapping", "passthrough", "pixel_size", "scale_d
 def refuse_reading(particles: str | os.PathLike, reading: Mapping) -> None:
     """Raise UserError where options of reading a table were given for a particle file."""
     if reading:
-        spelled = {"mapping": "map-stack", "units": "unit"}
+        spelled = {"mapping": "map-stack", "units": "unit", "use_ctf": "no-ctf"}
         named = ", ".join(f"--{spelled.get(name, name.replace('_', '-'))}" for name in reading)
         raise UserError(f"{particles} is a particle file: {named} must be given when a table is imported. Give the "
                         f"STAR or .cs file itself, or import it again")

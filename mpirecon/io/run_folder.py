@@ -97,7 +97,7 @@ class RunFolder:
         self.staging = self.path / UNFINISHED
         self.logs = (self.staging if self.finished else self.path) / "logs"
         self._lock = folder_lock.FolderLock(self.path)
-        self._claimed = self._made = False
+        self._claimed = self._made = self._ours = False
 
     @property
     def finished(self) -> bool:
@@ -218,6 +218,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
+        self._ours = True
         self._claimed |= claim
         self._refuse_content()
         if self.complete:
@@ -304,7 +305,13 @@ class RunFolder:
                 move(log, theirs / log.name)
 
     def close(self) -> None:
-        """Let go of the folder, and of what is empty in it; a second call does nothing."""
+        """Let go of the folder, and of what is empty in it; a second call does nothing.
+
+        Nor does one of a run that never had the folder: what is in it is another run's.
+        """
+        if not self._ours:
+            return
+        self._ours = False
         if self._claimed and not (self.path / CHECKPOINT).exists():
             with suppress(OSError):
                 (self.staging / LINKED).unlink(missing_ok=True)

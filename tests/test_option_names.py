@@ -1,0 +1,94 @@
+"""Messages name what their reader has given: options on the command line, parameters in Python."""
+
+import dataclasses
+import inspect
+import json
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import mpirecon as mr
+from mpirecon.cli import COMMANDS, run
+from mpirecon.errors import in_python, on_the_command_line
+from mpirecon.io.export import ExportOptions
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.model.simulated_errors import ErrorSettings
+from mpirecon.simulation.settings import SimulationSettings
+from mpirecon.solvers.config import Config
+
+pytestmark = pytest.mark.in_python
+
+#: commands that Python's functions do the work of
+_COMMANDS = ("reconstruct", "simulate", "import", "export", "null", "path", "fsc", "score", "compare", "report", "view")
+
+#: options that no parameter is of that name, or value: where particles and maps come from and go, or what is printed
+_OF_COMMANDS = {
+    "--output", "--quiet", "--help", "--json", "--csv", "--plot", "--map", "--model", "--phantom", "--link", "--open",
+    "--dry-run", "--terminal",
+}
+
+
+def parameters():
+    found = set()
+    for kind in (Config, ImportOptions, ExportOptions, SimulationSettings, ErrorSettings):
+        found |= {field.name for field in dataclasses.fields(kind)}
+    for name in mr.__all__:
+        function = getattr(mr, name)
+        if inspect.isfunction(function):
+            found |= set(inspect.signature(function).parameters)
+    return found
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_options_are_known_by_their_parameters(command):
+    known = parameters()
+    for option in import_module(COMMANDS[command].module).command.params:
+        for name in (option.opts[0], *option.secondary_opts):
+            if not name.startswith("--") or name in _OF_COMMANDS:
+                continue
+            found = in_python(f"pass {name} X").removeprefix("pass ").split("=")[0].split()[0]
+            assert found in known, f"{command} {name} is called {found}"
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("give --keep Q, e.g. --keep 0.7, or --keep auto", "give keep=Q, e.g. keep=0.7, or keep auto"),
+    ("choose another, or pass --overwrite", "choose another, or pass overwrite=True"),
+    ("choose another folder for -o", "choose another folder"),
+    ("run mpirecon link FILE --data-dir DIR; or pass --data-dir DIR",
+     "run mpirecon link FILE --data-dir DIR; or pass data_dir=DIR"),
+    ("ask for more with srun --nodes 2, --mask FILE", "ask for more with srun --nodes 2, mask=FILE"),
+    ("--select COLUMN VALUE: no column --x", "select=COLUMN VALUE: no column --x"),
+    ("shift--keep and a---keep", "shift--keep and a---keep"),
+])
+def test_options_become_parameters(text, expected):
+    assert in_python(text) == expected
+    assert in_python(expected) == expected  # of a message that another rank has sent
+    with on_the_command_line():
+        assert str(mr.UserError(text)) == text
+    assert str(mr.UserError(text)) == expected
+
+
+def test_warnings_are_messages_too(tmp_path):
+    particles = mr.simulate(mr.phantom(16, 6.0), 60, snr=0.5)
+    result = mr.reconstruct(particles, tmp_path / "run", loss="posterior", iterations=1, symmetry="D2")
+    recorded = json.loads((tmp_path / "run" / "summary.json").read_text())["warnings"]
+    assert any("--" in warning for warning in recorded), recorded
+    assert result.warnings == [in_python(warning) for warning in recorded] != recorded
+    with on_the_command_line():
+        assert result.warnings == recorded
+
+
+def test_who_calls_decides(tmp_path, capsys):
+    with pytest.raises(mr.UserError, match=r"^snr .*-1") as refused:
+        mr.simulate(particles=20, box=16, snr=-1)
+    assert "--" not in str(refused.value)
+    path = tmp_path / "p.h5"
+    particles = mr.simulate(mr.phantom(16, 6.0), 40, path, snr=np.inf)
+    with pytest.raises(mr.UserError, match="overwrite=True"):
+        particles.save(path)
+    for words in (["simulate", "--phantom", "--snr", "-1"], ["simulate", "--phantom"]):
+        assert run([*words, "-o", str(path)]) == 1
+        assert "--" + ("snr" if "-1" in words else "overwrite") in capsys.readouterr().err
+    with pytest.raises(mr.UserError, match=r"keep=Q"):
+        mr.reconstruct(path, loss="sorted")
