@@ -169,15 +169,19 @@ def _fold_pairs(grid, planes, folded, first, last) -> None:
     frequency is in the middle: nothing else is read there. folded : (2, p, 3 (p//2 + 1)), room for two planes"""
     p = grid.shape[0] - 2 * MARGIN
     middle = grid.shape[0] // 2
-    one, other = folded
+    for kz, plane in folded_pairs(grid, folded, first, last):
+        planes[middle + kz - (p if 2 * kz >= p else 0), : plane.size] = plane.reshape(-1)
+
+
+def folded_pairs(grid, folded, first, last):
+    """Planes ±kz of a folded grid, first ≤ kz < last, one by one: kz from 0 to p − 1, and the plane,
+    (p, 3 (p//2 + 1)), which is overwritten after the next. Both of a pair are made before the first is given."""
+    p = grid.shape[0] - 2 * MARGIN
     for kz in range(first, last):
-        _fold_plane(grid, kz, one)
-        if 0 < kz < p // 2:
-            _fold_plane(grid, p - kz, other)
-            planes[middle + kz, : other.size] = one.reshape(-1)
-            planes[middle - kz, : other.size] = other.reshape(-1)
-        else:  # its own mate; p/2 is −p/2, and the first
-            planes[middle - kz, : one.size] = one.reshape(-1)
+        pair = [kz, p - kz] if 0 < kz < p // 2 else [kz]  # others are their own mates
+        for number, plane in zip(pair, folded):
+            _fold_plane(grid, number, plane)
+        yield from zip(pair, folded)
 
 
 def _close_up(values, stride, size, p) -> None:

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from mpirecon.kernels.cache import njit
+from mpirecon.kernels.fold import folded_pairs
 
 #: numbers of a grid point: re, im, weight
 _NUMBERS = 3
@@ -68,6 +69,21 @@ class Sphere:
         first = np.arange(self.length.size) * (_NUMBERS * folded.shape[2])
         _move_rows(flat, first, out, self.start.reshape(-1), self.length.reshape(-1))
         return out
+
+
+    def fold(self, grid: np.ndarray, out: np.ndarray, over) -> None:
+        """An accumulator → (size,) float32, what ``pack`` makes of it folded, without the whole of that.
+
+        over : as of ``fold_in_place``
+        """
+        p, width = self.padded, self.shape[2] * _NUMBERS
+        rows = np.arange(p) * width
+
+        def some(first: int, last: int) -> None:
+            for kz, plane in folded_pairs(grid, np.empty((2, p, width), grid.dtype), first, last):
+                _move_rows(plane.reshape(-1), rows, out, self.start[kz], self.length[kz])
+
+        over(p // 2 + 1, some)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from mpirecon.backend.cpu import CpuBackend
 from mpirecon.kernels.radial import divide_regularised, precondition, radial_sum, weight_sum
 from mpirecon.kernels.sphere import Packed, Sphere, rows_of
 from mpirecon.operators.coarse import add_middle
+from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.in_place import half_of_real, map_of, real_of_half, transform_of
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.parallel.pages import alone, zeros
@@ -18,14 +19,14 @@ from mpirecon.solvers.groups import GroupStore, half_map, held_out_map
 from mpirecon.validate.masks import SoftMask, soft_sphere
 
 
-def filled(backend, seed=0, stretch=1.0, memory=None):
+def filled(backend, seed=0, stretch=1.0, memory=None, room=None):
     """A folded accumulator of slices at random orientations, of all frequencies."""
     rng = np.random.default_rng(seed)
     plane, accumulator = backend.plane, backend.accumulator(memory)
     rotation = stretch * special_ortho_group.rvs(3, size=40, random_state=seed)
     numerator = (rng.standard_normal((40, len(plane), 2)) @ [1, 1j]).astype(np.complex64)
     backend.projection.adjoint_add(accumulator, rotation, numerator, np.ones(numerator.shape, np.float32))
-    return backend.folded(accumulator)
+    return backend.folded(accumulator, room)
 
 
 def packed(folded, reach):
@@ -114,10 +115,31 @@ def test_a_store_takes_the_memory_of_another(sphere):
         first.collect(half_map(1), 0)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("box", "padding", "limit"), [(24, 1.5, None), (20, 2.0, 7.0)])
+def test_accumulators_are_folded_into_room(threads, box, padding, limit):
+    """As in their own memory, all of it overwritten; and what room a store has."""
+    backend = CpuBackend(box, 2.0, padding=padding, taps=3, limit=limit, threads=threads)
+    folded = filled(backend)
+    sphere, comm = Sphere.of(len(folded), backend.reach), SerialCommunicator()
+    first = GroupStore(comm, folded.shape, sphere=sphere)
+    assert first.room((1, 0)) is None and first.put((1, 0), filled(backend, 1))
+    second = GroupStore(comm, folded.shape, sphere=sphere, room=first)
+    assert second.room((1, 1)) is None
+    room = second.room((1, 0))
+    found = filled(backend, room=room)
+    assert found is room and not second.put((1, 0), found)
+    np.testing.assert_array_equal(found.values, sphere.pack(folded))
+    assert np.shares_memory(second.collect(half_map(1), 0).values, room.values)
+    units = FixedPoint(1.0, 1.0)
+    assert GroupStore(comm, folded.shape, fixed_point=units, sphere=sphere, room=second).room((1, 0)) is None
+
+
 def test_accumulators_are_made_where_others_were():
     backend = CpuBackend(24, 2.0, padding=1.5, taps=3)
     folded = filled(backend)
     again = backend.accumulator(folded)
+    assert backend.accumulator(again) is again or np.shares_memory(backend.accumulator(again), again)
     assert np.shares_memory(again, folded) and not again.any() and again.shape == backend.accumulator().shape
     other = CpuBackend(20, 2.0, padding=1.5, taps=3).accumulator(folded)  # of another size
     assert not np.shares_memory(other, folded)

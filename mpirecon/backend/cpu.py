@@ -210,8 +210,8 @@ class CpuBackend(Backend):
                 values[rows] = part
         return out
 
-    def accumulator(self, folded: np.ndarray | None = None) -> np.ndarray:
-        return self.projection.accumulator(np.float32 if self._fixed_point is None else np.int64, folded)
+    def accumulator(self, again: np.ndarray | None = None) -> np.ndarray:
+        return self.projection.accumulator(np.float32 if self._fixed_point is None else np.int64, again)
 
     def use_units(self, fixed_point: FixedPoint | None) -> None:
         self._fixed_point = fixed_point
@@ -250,8 +250,8 @@ class CpuBackend(Backend):
         # rows stay contiguous
         return values[:, None] if values.ndim == 1 else np.take(values, self.plane.shell, axis=1)
 
-    def folded(self, accumulator: np.ndarray) -> np.ndarray:
-        return self.projection.folded(accumulator)
+    def folded(self, accumulator: np.ndarray, room: Packed | None = None) -> np.ndarray | Packed:
+        return self.projection.folded(accumulator, room)
 
     def normal_equations(self, folded: np.ndarray | Packed) -> NormalEquations:
         projection, p = self.projection, len(folded)

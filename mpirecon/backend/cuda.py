@@ -249,7 +249,7 @@ class CudaBackend(Backend):
 
     # normal equations
 
-    def accumulator(self, folded=None):
+    def accumulator(self, again=None):
         return self.gpu.cupy.zeros((*self.extent, 4), f4)
 
     def accumulate(
@@ -265,7 +265,7 @@ class CudaBackend(Backend):
     def join(self, transport) -> None:
         self.reducer = transport
 
-    def folded(self, accumulator):
+    def folded(self, accumulator, room=None):
         p = self.projection.padded
         out = self.gpu.cupy.empty((p, p, p // 2 + 1, 3), f4)
         self.gpu.launch("fold", None, grid=accumulator, **self._extent(), p=p, out=out)

@@ -16,6 +16,7 @@ import numpy as np
 from mpirecon.backend.arrays import HOST, Arrays
 from mpirecon.backend.bands import Bands
 from mpirecon.backend.store import ImageMemory, Slab
+from mpirecon.kernels.sphere import Packed
 from mpirecon.kernels.statistics import PLAIN, PREMULTIPLIED_RAW, PREMULTIPLIED_WHITENED
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import matrix_from_quaternion
@@ -181,10 +182,10 @@ class Backend(ABC):
     # normal equations
 
     @abstractmethod
-    def accumulator(self, folded=None):
+    def accumulator(self, again=None):
         """Room for Σ w s C ŷ and Σ w s² C².
 
-        folded : what ``folded`` gave for another one, needed no more: its memory may be used again
+        again : another one, or what ``folded`` gave for it, needed no more: its memory may be used again
         """
 
     @abstractmethod
@@ -201,9 +202,13 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def folded(self, accumulator):
+    def folded(self, accumulator, room: Packed | None = None):
         """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32: on the device
-        where ``reducer`` sums there, else on the host."""
+        where ``reducer`` sums there, else on the host.
+
+        room : sums that are needed no more, which a backend with a `reach` may overwrite and return instead; the
+            accumulator is needed no more then
+        """
 
     def symmetrise(self, folded, symmetry: Symmetry) -> None:
         """Sum a folded accumulator over the rotations of a point group that need no images, in place."""

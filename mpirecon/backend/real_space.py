@@ -135,8 +135,8 @@ class RealSpaceCpuBackend(CpuBackend):
                                       where=squared > 0)
         return sums
 
-    def accumulator(self, folded: np.ndarray | None = None) -> Accumulator:
-        return Accumulator(np.zeros((self.plane.box,) * 3, np.float32), super().accumulator(folded))
+    def accumulator(self, again: np.ndarray | None = None) -> Accumulator:
+        return Accumulator(np.zeros((self.plane.box,) * 3, np.float32), super().accumulator(again))
 
     def accumulate(
         self, accumulator: Accumulator, batch: Batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray
@@ -153,7 +153,7 @@ class RealSpaceCpuBackend(CpuBackend):
             images = images_from_samples(samples, np.zeros((len(rows), 2)), self.plane) * np.float32(n * n)
             backproject_real(accumulator.volume, np.ascontiguousarray(batch.rotation[rows]), images.astype(np.float32))
 
-    def folded(self, accumulator: Accumulator) -> np.ndarray:
+    def folded(self, accumulator: Accumulator, room=None) -> np.ndarray:
         out = super().folded(accumulator.grid)
         put_numerator(out, numerator_of(self.projection, coefficients(accumulator.volume, (0, 1, 2))))
         return out

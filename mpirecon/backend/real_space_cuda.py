@@ -74,7 +74,7 @@ class RealSpaceCudaBackend(CudaBackend):
             out[rows] = found.get()
         return out
 
-    def accumulator(self, folded=None) -> Accumulator:
+    def accumulator(self, again=None) -> Accumulator:
         return Accumulator(self.gpu.cupy.zeros((self.plane.box,) * 3, f4), super().accumulator())
 
     def accumulate(self, accumulator: Accumulator, batch, weight, contrast, contrast2) -> None:
@@ -96,7 +96,7 @@ class RealSpaceCudaBackend(CudaBackend):
             gpu.launch("backproject_real", None, coefficients=accumulator.volume, rotation=turn, n=n, images=b,
                        values=gpu.cupy.ascontiguousarray(images))  # fmt: skip
 
-    def folded(self, accumulator: Accumulator):
+    def folded(self, accumulator: Accumulator, room=None):
         out = super().folded(accumulator.grid)
         host = out.get() if self.sums_stay else out
         put_numerator(host, numerator_of(self.projection, self._coefficients(accumulator.volume).get()))

@@ -10,6 +10,7 @@ from mpirecon.kernels.backproject import make_backproject, whole_slices
 from mpirecon.kernels.fold import extend, extended_shape, fold_in_place
 from mpirecon.kernels.gridding import kernel_table, kernel_transform
 from mpirecon.kernels.project import make_project
+from mpirecon.kernels.sphere import Packed
 from mpirecon.operators.fourier import padded_size, planes_of, read_spectrum, transform_cropped
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.tiles import Slices, Tiles
@@ -83,13 +84,13 @@ class Projection:
         )
         return out
 
-    def accumulator(self, dtype=np.float32, folded: np.ndarray | None = None) -> np.ndarray:
+    def accumulator(self, dtype=np.float32, again: np.ndarray | None = None) -> np.ndarray:
         """An empty extended grid of (re, im, weight); int64 for samples in units of a FixedPoint.
 
-        folded : what ``folded`` made of another one, needed no more, whose memory is used again
+        again : another one, or what ``folded`` made of it, needed no more, whose memory is used again
         """
         shape = extended_shape(self.padded, 3)
-        whole = None if folded is None else folded.base
+        whole = again if again is None or again.base is None else again.base
         if whole is not None and whole.size == np.prod(shape) and whole.dtype == dtype:
             grid = whole.reshape(shape)
             self.threads.over(len(grid), lambda first, last: grid[first:last].fill(0))
@@ -124,9 +125,12 @@ class Projection:
         slices = Slices(rotation, self.ratio, self.plane, shape, self.taps)
         return Tiles.of(slices, self.threads.count).shares(slices, self.threads)
 
-    def folded(self, accumulator: np.ndarray) -> np.ndarray:
+    def folded(self, accumulator: np.ndarray, room: Packed | None = None) -> np.ndarray | Packed:
         """The accumulator on the half grid with Friedel mates added, (p, p, p//2 + 1, 3): in the accumulator's own
-        memory, which is overwritten."""
+        memory, which is overwritten, or in the room for what is not zero of it."""
+        if room is not None:
+            room.sphere.fold(accumulator, room.values, self.threads.over)
+            return room
         return fold_in_place(accumulator, self.threads.over)
 
     def adjoint_volume(self, numerator: np.ndarray) -> np.ndarray:

@@ -68,7 +68,19 @@ class GroupStore:
         self._room = {} if room is None else room.emptied()
         self._sums: dict[tuple[MapOf, int], np.ndarray] = {}  # of halves at low frequencies
 
-    def put(self, group: Group, folded: np.ndarray) -> bool:
+    def room(self, group: Group) -> Packed | None:
+        """Sums of a group that are needed no more, and may be overwritten with what ``put`` takes; None where there are
+        none, or sums are reduced first."""
+        if not self._single or self._fixed_point is not None or self._sphere is None or group not in self._room:
+            return None
+        return Packed(self._sphere, self._room[group])
+
+    @property
+    def _single(self) -> bool:
+        """Whether sums are kept as they are given: they are one rank's, and on the host."""
+        return self.comm.size == 1 and self._reducer is self.comm
+
+    def put(self, group: Group, folded: np.ndarray | Packed) -> bool:
         """Sum a group's folded accumulator over the ranks and keep this rank's slab of it; collective.
 
         Returns
@@ -77,8 +89,10 @@ class GroupStore:
             whether the array itself was kept, and must be the caller's no more: by a single rank that has no room yet,
             where a copy would be as large as all of its sums of a group
         """
-        single = self.comm.size == 1 and self._reducer is self.comm
-        room = self._room.pop(group, None)
+        single, room = self._single, self._room.pop(group, None)
+        if isinstance(folded, Packed):  # in its room
+            self._slabs[group] = folded.values
+            return False
         if not single or self._fixed_point is not None:
             part = folded.reshape(-1) if self._sphere is None else self._sphere.pack(folded)
             part = part if single else self._reducer.reduce_scatter(part)

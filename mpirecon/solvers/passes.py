@@ -10,7 +10,7 @@ from mpirecon.backend.bands import Bands
 from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.backend.store import ImageStore
 from mpirecon.errors import UserError
-from mpirecon.kernels.sphere import Sphere
+from mpirecon.kernels.sphere import Packed, Sphere
 from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fixed_point import FixedPoint
@@ -73,11 +73,11 @@ class Engine:
         each_shell = weight is not None and self._alike(weight)
         samples = np.bincount(self.backend.plane.shell, self.backend.plane.multiplicity)
         store = None if weight is None else self._store()
-        folded = None
+        again = None
         for group in self.slab.groups:
             with together(self.comm), self.timings("survey"):
-                accumulator = None if store is None else self.backend.accumulator(folded)
-                folded = None
+                accumulator = None if store is None else self.backend.accumulator(again)
+                again = None
                 for rows, batch in self._visit(np.sort(self.slab.rows(group)), first=True):
                     shells = self.backend.image_shells(batch) if each_shell else None
                     own[rows] = shells.sum(axis=1) / samples.sum() if each_shell else self.backend.power(batch)
@@ -100,7 +100,8 @@ class Engine:
                     self.pace.advance(len(rows))
                 folded = None if store is None else self._folded(accumulator)
                 del accumulator
-            folded = None if store is None else self._put(store, group, folded)
+            again = None if store is None or self._put(store, group, folded) else folded
+            del folded
         self._require_good_images()
         self.comm.allreduce(largest, "max")
         power, count = exactly.total(self.comm) if exactly else (self.comm.allreduce(power), self.comm.allreduce(count))
@@ -133,22 +134,25 @@ class Engine:
         """
         weight = selection.weight * self.slab.given
         store = self._store(self._units(selection) if self.deterministic else None, room)
-        folded = None
+        again = None
         for group in self.slab.groups:
             with together(self.comm), self.timings("accumulate"):
                 visit = self.slab.rows(group)
                 skipped = len(visit)
                 visit = visit[weight[visit] > 0]
                 visit = visit if rows is None else visit[rows[visit]]
-                accumulator = self.backend.accumulator(folded)
-                folded = None
+                accumulator = self.backend.accumulator(again)
+                again = None
                 for part, batch in self._visit(visit):
                     self._add(accumulator, batch, weight[part], *selection.expected_contrast(part))
                     self.pace.advance(len(part))
                 self.pace.advance(skipped - len(visit) if rows is None else 0)
-                folded = self._folded(accumulator)
+                folded = self._folded(accumulator, None if self.symmetry.sums_grid else store.room(group))
+                again = accumulator if isinstance(folded, Packed) else None
                 del accumulator
-            folded = self._put(store, group, folded)
+            kept = self._put(store, group, folded)
+            again = folded if again is None and not kept else again
+            del folded
         return store
 
     def _store(self, fixed_point: FixedPoint | None = None, room: GroupStore | None = None) -> GroupStore:
@@ -166,18 +170,19 @@ class Engine:
                 turned = self.backend.turned(batch, copy) if len(self.symmetry.copies) > 1 else batch
                 self.backend.accumulate(accumulator, turned, weight, contrast, contrast2)
 
-    def _folded(self, accumulator):
-        """What a group has added up, ready to be reduced; in the accumulator's own memory, where it can be."""
+    def _folded(self, accumulator, room: Packed | None = None):
+        """What a group has added up, ready to be reduced; in the room, or in the accumulator's own memory, where it can
+        be."""
         with self.timings("accumulate"):
-            folded = self.backend.folded(accumulator)
+            folded = self.backend.folded(accumulator, room)
             del accumulator
             self.backend.symmetrise(folded, self.symmetry)
         return folded
 
-    def _put(self, store: GroupStore, group: Group, folded):
-        """Keep a group's sums; what they were given in is returned where its memory is free for the next group's."""
+    def _put(self, store: GroupStore, group: Group, folded) -> bool:
+        """Keep a group's sums; whether they are kept in the memory that they were given in."""
         with self.timings("reduce"):
-            return None if store.put(group, folded) else folded
+            return store.put(group, folded)
 
     def _units(self, selection: Selection) -> FixedPoint:
         """Units for sums of all ranks' particles, so weighted; collective."""
