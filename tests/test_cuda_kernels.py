@@ -416,6 +416,26 @@ def test_the_shim_finds_races_by_running_threads_backwards():
 
 
 @needs_compiler
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_shims_lanes_exchange_what_each_had_and_shared_memory_is_not_zero(backwards):
+    """Shuffles one right after the other, in several warps, with a barrier between; in every block anew."""
+    source = """extern "C" __global__ void sums(int* out, int* found) {
+        extern __shared__ int shared[];
+        found[64 * blockIdx.x + threadIdx.x] = shared[threadIdx.x];
+        __syncthreads();
+        int sum = threadIdx.x + blockIdx.x;
+        for (int mask = 1; mask < 32; mask *= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+        shared[threadIdx.x] = sum;
+        __syncthreads();
+        out[64 * blockIdx.x + threadIdx.x] = shared[(threadIdx.x + 32) % 64]; }"""
+    out, found = np.zeros((2, 3, 64), i4)
+    host_cuda.compile_source(source).launch("sums", 3, 64, (out, found), backwards)
+    lanes = np.arange(64).reshape(2, 32).sum(axis=1)[::-1].repeat(32)
+    np.testing.assert_array_equal(out, lanes + 32 * np.arange(3)[:, None])
+    np.testing.assert_array_equal(found, 0x7F7F7F7F)
+
+
+@needs_compiler
 @pytest.mark.parametrize("arguments, said", [((), "takes 2 arguments"),
                                              ((np.zeros(2), i4(1)), "expected an array of float32"),
                                              ((np.zeros(2, f4), 1), "expected int32"),

@@ -40,7 +40,7 @@ def compile_source(source: str) -> HostModule:
     if program is None:
         raise CompileError("needs a C++ compiler: install g++")
     # a kernel's extern shared array is one buffer here, and inline PTX is for the chip
-    text = re.sub(r"extern __shared__ (\w+) (\w+)\[\];", r"\1* \2 = reinterpret_cast<\1*>(dynamic_shared_memory);",
+    text = re.sub(r"extern __shared__ (\w+) (\w+)\[\];", r"\1* \2 = reinterpret_cast<\1*>(host::shared_memory());",
                   source)
     names = re.findall(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\(', text)
     text = f'#include "{SHIM}"\n{text}\n' + "".join(f"HOST_KERNEL({name})\n" for name in names)

@@ -52,21 +52,33 @@ struct Fiber {
     std::vector<char> stack;
     bool started = false;
     State state = DONE;
+    unsigned shuffles = 0;  // of the block at hand
 };
 
 inline std::vector<Fiber>& fibers() { static std::vector<Fiber> all; return all; }
 inline int& current() { static int i; return i; }
 inline int& threads() { static int n; return n; }
 inline bool& reversed() { static bool r; return r; }
+inline bool& used_shared_memory() { static bool u; return u; }
 inline jmp_buf& scheduler() { static jmp_buf b; return b; }
 inline void (*&body())() { static void (*f)(); return f; }
 inline std::vector<double>& exchanged() { static std::vector<double> v; return v; }
 
+// on to the next thread that can go on, through the scheduler where it has not begun yet or none is left
 void give_way(State state)
 {
     Fiber& me = fibers()[current()];
     me.state = state;
-    if (!_setjmp(me.resume)) _longjmp(scheduler(), 1);
+    if (_setjmp(me.resume)) return;
+    const int step = reversed() ? -1 : 1;
+    for (int i = current() + step; i >= 0 && i < threads(); i += step) {
+        Fiber& next = fibers()[i];
+        if (next.state != READY) continue;
+        if (!next.started) break;
+        current() = i;
+        _longjmp(next.resume, 1);
+    }
+    _longjmp(scheduler(), 1);
 }
 
 void fiber_main()
@@ -133,8 +145,8 @@ inline void run_block(void (*function)(), int n)
     if ((int)fibers().size() < n) fibers().resize(n);
     body() = function;
     threads() = n;
-    exchanged().assign(n, 0.0);
-    for (int i = 0; i < n; ++i) fibers()[i].state = READY;
+    exchanged().assign(2 * n, 0.0);
+    for (int i = 0; i < n; ++i) fibers()[i].state = READY, fibers()[i].shuffles = 0;
     for (;;) {
         for (int j = 0; j < n; ++j) {
             const int i = reversed() ? n - 1 - j : j;
@@ -155,25 +167,33 @@ struct ThreadIndex {
 };
 static ThreadIndex threadIdx;
 static dim3 blockIdx, blockDim, gridDim;
-alignas(16) static char dynamic_shared_memory[256 * 1024];
 
 inline void __syncthreads() { host::give_way(host::AT_BARRIER); }
 
 template <class T> inline T __shfl_xor_sync(unsigned, T value, int mask)
 {
-    auto& slots = host::exchanged();
     const int me = host::current();
+    // in turn two places: who comes to the next shuffle writes where nobody reads any more
+    double* slots = host::exchanged().data() + (host::fibers()[me].shuffles++ % 2) * host::threads();
     std::memcpy(&slots[me], &value, sizeof(T));
     host::give_way(host::AT_SHUFFLE);
     T other;
     std::memcpy(&other, &slots[me ^ mask], sizeof(T));
-    host::give_way(host::AT_SHUFFLE);  // nobody writes again before all have read
     return other;
 }
 
 // ---------------------------------------------------------------- launching, and what arguments a kernel takes
 
 namespace host {
+
+// what a block finds in shared memory is anything but zero
+inline char* shared_memory()
+{
+    alignas(16) static char memory[256 * 1024];
+    if (!used_shared_memory()) std::memset(memory, 0x7f, sizeof memory);
+    used_shared_memory() = true;
+    return memory;
+}
 
 template <class T> constexpr char code()
 {
@@ -204,8 +224,7 @@ template <class... A> void launch(void (*function)(A...), unsigned grid, unsigne
     reversed() = backwards;
     for (unsigned b = 0; b < grid; ++b) {
         blockIdx.x = backwards ? grid - 1 - b : b;
-        // what a block finds in shared memory is anything but zero
-        std::memset(dynamic_shared_memory, 0x7f, sizeof dynamic_shared_memory);
+        used_shared_memory() = false;
         run_block(&Kernel<A...>::body, (int)block);
     }
 }
