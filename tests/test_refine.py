@@ -142,9 +142,18 @@ def with_small_errors(tmp_path_factory):
     return mr.simulate(TRUTH, 400, path, snr=0.7, error_rate=0.4, error_degrees=12, noise_cv=0.15, seed=3)
 
 
+#: as the command has them
+NAMED = [text for name, value in OPTIONS.items()
+         for text in ([f"--{name}"] if value is True else [f"--{name.replace('_', '-')}", value])]
+
+
 @pytest.fixture(scope="module")
-def refined(with_small_errors):
-    return mr.reconstruct(with_small_errors, **OPTIONS)
+def refined(with_small_errors, cli, tmp_path_factory):
+    """A run in a process of its own, which takes the kernels that are kept, as ranks do."""
+    folder = tmp_path_factory.mktemp("refined") / "run"
+    done = cli("reconstruct", with_small_errors.path, *NAMED, "-o", folder, env={})
+    assert done.returncode == 0, done.stderr
+    return mr.Result(folder)
 
 
 def test_small_pose_errors_are_refined(with_small_errors, refined):
@@ -168,16 +177,11 @@ def test_small_pose_errors_are_refined(with_small_errors, refined):
     assert gain > mr.fsc(mr.reconstruct(with_small_errors, loss="posterior").volume, TRUTH).values[1:].mean() + 0.003
 
 
-def test_ranks_refine_to_the_same_bits(with_small_errors, cli, mpirun, tmp_path):
-    named = [
-        text for name, value in OPTIONS.items() if value is not True for text in (f"--{name.replace('_', '-')}", value)
-    ]
-    # processes of their own, which take the same compiled kernels
-    words = ["reconstruct", with_small_errors.path, *named, "--deterministic", "-o"]
-    for done in (cli(*words, tmp_path / "one", env={}),
-                 mpirun(2, ["-m", "mpirecon", *words, tmp_path / "two"], env={})):  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    refined, together = mr.Result(tmp_path / "one"), mr.Result(tmp_path / "two")
+def test_ranks_refine_to_the_same_bits(with_small_errors, refined, mpirun, tmp_path):
+    done = mpirun(2, ["-m", "mpirecon", "reconstruct", with_small_errors.path, *NAMED, "-o", tmp_path / "two"],
+                  env={})
+    assert done.returncode == 0, done.stderr
+    together = mr.Result(tmp_path / "two")
     np.testing.assert_array_equal(together.volume.to_numpy(), refined.volume.to_numpy())
     for name in ("quaternion", "shift", "pose_state", "posterior", "pose_sigma"):
         np.testing.assert_array_equal(together.particles[name], refined.particles[name])
