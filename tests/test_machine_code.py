@@ -83,7 +83,7 @@ def run(tmp_path):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A folder with the source, and with what a process has kept of ADD: Numba looks for its own by the source's path."""
+    """A folder with the source, to which Numba's files are bound, and with what a process has kept of ADD."""
     folder = tmp_path_factory.mktemp("source")
     (folder / "one.py").write_text(SOURCE)
     assert printed(folder, folder / "c", ADD) == [ADDED, "True"]

@@ -16,7 +16,7 @@ from mpirecon.search.circular import TurningSlices, largest
 from mpirecon.search.decoy import decoy
 from mpirecon.search.fine import climb, climb_together, turned
 from mpirecon.search.orientations import distance, grid, turns, views
-from mpirecon.search.peaks import pick
+from mpirecon.search.peaks import pick, weed
 from mpirecon.search.pose_search import Band, Peaks, PoseSearch
 from mpirecon.search.searcher import Searcher
 from mpirecon.search.slices import cut, derivatives, slice_grid
@@ -396,7 +396,7 @@ def test_kernels_are_compiled_for_what_a_search_takes():
         module, function = name.split(":")
         assert module == warm.__name__
         getattr(warm, function)()
-    kernels = cut, derivatives, pick, climb, climb_together, largest
+    kernels = cut, derivatives, weed, climb, climb_together, largest
     before = [kernel.variants for kernel in kernels]
     assert min(before) > 0
     volume, plane = mr.phantom(24, 6.0).array, HalfPlane.of(24)

@@ -57,6 +57,31 @@ def sums_at(grid, box, kx, ky, data, on_cross, on_model, magnification, q, shift
 
 
 @njit(cache=True, nogil=True)
+def _put(values, to):
+    """to[:] = values, an element at a time: of whole arrays, Numba compiles what it would say of their shapes, for
+    seconds."""
+    for i in range(to.size):
+        to.flat[i] = values.flat[i]
+
+
+@njit(cache=True, nogil=True)
+def _solve(a, b):
+    """b becomes a⁻¹ b by Gauss's elimination; a : (n, n), symmetric and positive, is changed. What nothing determines
+    becomes 0. (Numba takes seconds to compile a call of LAPACK.)"""
+    n = len(b)
+    for i in range(n):
+        for j in range(i + 1, n):
+            factor = a[j, i] / a[i, i] if a[i, i] > 0 else 0.0
+            for k in range(i + 1, n):
+                a[j, k] -= factor * a[i, k]
+            b[j] -= factor * b[i]
+    for i in range(n - 1, -1, -1):
+        for k in range(i + 1, n):
+            b[i] -= a[i, k] * b[k]
+        b[i] = b[i] / a[i, i] if a[i, i] > 0 else 0.0
+
+
+@njit(cache=True, nogil=True)
 def _step(here, gradient, cross, h, size, damping, precision):
     """By the residual's normal equations, with the amplitude that fits best; a poor match must not turn it over."""
     amplitude = max(here[0] / here[1], 0.2)
@@ -67,7 +92,8 @@ def _step(here, gradient, cross, h, size, damping, precision):
         for k in range(size):
             a[j, k] = amplitude**2 * h[j, k]
         a[j, j] += amplitude**2 * damping * h[j, j] + precision[j]
-    return np.linalg.solve(a, b)
+    _solve(a, b)
+    return b
 
 
 @njit(cache=True, nogil=True)
@@ -105,8 +131,10 @@ def climb(
                         gradient2, cross2, h2)
             if there[0] / np.sqrt(max(there[1], 1e-30)) > here[0] / np.sqrt(here[1]):
                 gain = there[0] / np.sqrt(there[1]) - here[0] / np.sqrt(here[1])
-                q[i], shift[i] = q2, shift2
-                here[:], gradient[:], cross[:], h[:] = there, gradient2, cross2, h2
+                _put(q2, q[i])
+                _put(shift2, shift[i])
+                here, gradient, cross, h, there, gradient2, cross2, h2 = (there, gradient2, cross2, h2, here, gradient,
+                                                                          cross, h)
                 damping *= 0.3
                 if gain < 1e-3:
                     break
@@ -114,7 +142,8 @@ def climb(
                 damping = max(10 * damping, 0.05)
                 if damping > 50:
                     break
-        sums[i], hessian[i] = here, h
+        _put(here, sums[i])
+        _put(h, hessian[i])
 
 
 @njit(cache=True, nogil=True)
@@ -132,7 +161,8 @@ def _of_group(
         shift = np.array([(r[0] * move).sum(), (r[1] * move).sum()])
         derivatives(grid, np.dot(r, turn), magnification[i], shift, box, kx, ky, count, data[i], on_cross[i],
                     on_model[i], one, g, c, h)
-        by[:3, :3], by[3:, 3:] = r, r[:2]
+        _put(r, by[:3, :3])
+        _put(r[:2], by[3:, 3:])
         out += one
         gradient += np.dot(by.T, g)
         cross += np.dot(by.T, c)
@@ -172,8 +202,10 @@ def climb_together(
                       there, gradient2, cross2, h2)
             gain = there[0] / np.sqrt(max(there[1], 1e-30)) - here[0] / np.sqrt(here[1])
             if gain > 0:
-                q[i], move[i] = q2, move2
-                here[:], gradient[:], cross[:], h[:] = there, gradient2, cross2, h2
+                _put(q2, q[i])
+                _put(move2, move[i])
+                here, gradient, cross, h, there, gradient2, cross2, h2 = (there, gradient2, cross2, h2, here, gradient,
+                                                                          cross, h)
                 damping *= 0.3
                 if gain < 1e-3:
                     break
@@ -181,4 +213,5 @@ def climb_together(
                 damping = max(10 * damping, 0.05)
                 if damping > 50:
                     break
-        sums[i], hessian[i] = here, h
+        _put(here, sums[i])
+        _put(h, hessian[i])
