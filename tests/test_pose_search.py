@@ -14,7 +14,7 @@ from mpirecon.search.acceptance import (
 )
 from mpirecon.search.circular import TurningSlices, largest
 from mpirecon.search.decoy import decoy
-from mpirecon.search.fine import climb, climb_together, turned
+from mpirecon.search.fine import climb, climb_together, sums_at, turned
 from mpirecon.search.orientations import distance, grid, turns, views
 from mpirecon.search.peaks import pick, weed
 from mpirecon.search.pose_search import Band, Peaks, PoseSearch
@@ -117,6 +117,26 @@ def test_derivatives_are_those_of_finite_differences(magnification):
     np.testing.assert_allclose(gradient, numeric[:, 0], atol=0.02 * np.abs(numeric[:3, 0]).max())
     np.testing.assert_allclose(2 * cross, numeric[:, 1], atol=0.02 * np.abs(numeric[:, 1]).max())
     np.testing.assert_allclose(gradient[3:], numeric[3:, 0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_step_solves_the_normal_equations(moves):
+    plane, _, on_cross, on_model, volume = a_case()
+    q, data = random_quaternions(1, 5), np.empty((1, len(plane)), np.complex64)
+    cut(volume, matrix_from_quaternion(turned(q[0], np.full(3, 0.02))[None]), plane.kx, plane.ky, data)
+    size, precision, shift = (5 if moves else 3), np.array([3.0, 5.0, 2.0, 0.7, 0.4]), np.array([[0.1, -0.2]])
+    given = volume, 32, plane.kx, plane.ky
+    image = data[0] * on_cross, on_cross, on_model, np.eye(2)
+    sums, gradient, cross, hessian = sums_at(*given, *image, q[0], shift[0])
+    amplitude = sums[0] / sums[1]
+    left = amplitude**2 * (hessian + np.diag(1e-3 * np.diag(hessian))) + np.diag(precision)
+    step = np.zeros(5)
+    step[:size] = np.linalg.solve(left[:size, :size], (amplitude * gradient - amplitude**2 * cross)[:size])
+    assert 0.2 < amplitude and 0.01 < np.linalg.norm(step[:3]) < 0.15 and np.linalg.norm(step[3:]) < 2
+    expected = turned(q[0], step[:3]), shift[0] + step[3:]
+    climb(*given, len(plane), *image, moves, precision, q, shift, np.empty((1, 2)), np.empty((1, 5, 5)), 1)
+    np.testing.assert_allclose(q[0], expected[0], atol=1e-9)
+    np.testing.assert_allclose(shift[0], expected[1], atol=1e-9)
 
 
 def test_the_coarse_search_is_that_of_brute_force():
