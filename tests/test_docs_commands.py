@@ -1,6 +1,6 @@
 """The commands of README and docs run as written, in order, in a folder that holds the inputs they name.
 
-Only sizes are cut: simulated sets to 80 images of 32², paths to two steps, mpirun to 2 ranks in README's and the
+Only sizes are cut: simulated sets to 80 images of 24², paths to two steps, mpirun to 2 ranks in README's and the
 tutorial's first, to one process in the others. What needs a cluster, a second machine, a browser, the network or many
 minutes is in NOT_RUN, and its options are checked.
 """
@@ -165,7 +165,7 @@ def _blob(box: int) -> np.ndarray:
 def _relion_project(home: Path, count: int = 130) -> None:
     """Simulated particles as a RELION project has them;
     tables of the same particles stand in for those of other names."""
-    assert run(["simulate", "--phantom", "--particles", count, "--box", 32, "--pixel-size", 8, "--snr", 0.3, "-o",
+    assert run(["simulate", "--phantom", "--particles", count, "--box", 24, "--pixel-size", 10.5, "--snr", 0.3, "-o",
                 "simulated.h5"]) == 0
     with ParticleFile("simulated.h5") as file:
         particles, images = file.metadata(), file.images(slice(None))
@@ -185,8 +185,8 @@ def _relion_project(home: Path, count: int = 130) -> None:
                  "ribo70s_real/particles.star"):
         write_star(home / path, tables, overwrite=False)
     (home / "project" / "Extract").symlink_to(home / "Extract")
-    z, y, x = np.mgrid[:32, :32, :32] - 16
-    write_map(home / "MaskCreate/job012/mask.mrc", np.clip((12 - np.sqrt(x**2 + y**2 + z**2)) / 3, 0, 1), 8.0,
+    z, y, x = np.mgrid[:24, :24, :24] - 12
+    write_map(home / "MaskCreate/job012/mask.mrc", np.clip((9 - np.sqrt(x**2 + y**2 + z**2)) / 3, 0, 1), 10.5,
               overwrite=False)
 
 
@@ -279,7 +279,7 @@ def shell_words(command: str) -> tuple[list[str], str | None]:
     words = words[: words.index(">")] if ">" in words else words
     words = words[1:] if words[0] == "time" else words
     if words[:2] == ["mpirecon", "simulate"]:
-        for option, most in (("--particles", 80), ("--box", 32)):
+        for option, most in (("--particles", 80), ("--box", 24)):
             if option in words:
                 at = words.index(option) + 1
                 words[at] = str(min(int(words[at]), most))
