@@ -24,8 +24,8 @@ __all__ = ["Communicator", "RankFailed", "SerialCommunicator", "get_communicator
 #: MPI counts are 32-bit integers: a message of 2**31 elements overflows them
 MESSAGE_BYTES = 2**30
 
-_REDUCIBLE = ("float32", "float64", "int64", "complex64", "complex128")
-_REAL = {"complex64": np.float32, "complex128": np.float64}
+_REDUCIBLE = tuple(map(np.dtype, ("float32", "float64", "int64", "complex64", "complex128")))
+_REAL = {np.dtype("complex64"): np.float32, np.dtype("complex128"): np.float64}
 
 
 class Communicator(ABC):
@@ -309,8 +309,8 @@ def _reducible(array: np.ndarray, op: str) -> np.ndarray:
     """The array as a flat view of real numbers that MPI can reduce."""
     if op not in ("sum", "max", "min"):
         raise ValueError(f"op is {op!r}, expected 'sum', 'max' or 'min'")
-    if str(array.dtype) not in _REDUCIBLE:
-        raise TypeError(f"cannot reduce dtype {array.dtype}; expected one of {', '.join(_REDUCIBLE)}")
+    if array.dtype not in _REDUCIBLE:
+        raise TypeError(f"cannot reduce dtype {array.dtype}; expected one of {', '.join(map(str, _REDUCIBLE))}")
     if op != "sum" and array.dtype.kind == "c":
         raise TypeError(f"complex numbers have no {op}")
     return _flat_real(array)
@@ -318,7 +318,7 @@ def _reducible(array: np.ndarray, op: str) -> np.ndarray:
 
 def _flat_real(array: np.ndarray) -> np.ndarray:
     flat = _flat(array)
-    return flat.view(_REAL[str(array.dtype)]) if array.dtype.kind == "c" else flat
+    return flat.view(_REAL[array.dtype]) if array.dtype.kind == "c" else flat
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
