@@ -96,9 +96,26 @@ def find_mpirun() -> str | None:
 
 #: Open MPI's ranks that wait for others ask all the time whether a message is there, and only yield in between: where
 #: ranks are more than cores, all at work, those that have something to do then wait for those that have not. Here
-#: they sleep for a moment instead
+#: they sleep for a moment instead, the longer the longer they have waited: an eighth of it at most, up to half a
+#: millisecond
 _SLEEPING = """#include <time.h>
-int sched_yield(void) { struct timespec moment = {0, 50000}; return nanosleep(&moment, 0); }
+static __thread long pause = 20000, ended;
+
+static long now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000L + time.tv_nsec;
+}
+
+int sched_yield(void)
+{
+    pause = now() - ended > 30000 ? 20000 : pause < 500000 ? pause + pause / 8 : pause; // it had something to do, or not
+    struct timespec moment = {0, pause};
+    int code = nanosleep(&moment, 0);
+    ended = now();
+    return code;
+}
 """
 
 
