@@ -31,10 +31,13 @@ def ready(tmp_path_factory):
                   ["reconstruct", "made.h5", "-o", "first"],
                   ["export", "first", "--star", "p.star", "--stack", "s.mrcs"]):  # fmt: skip
         assert run([*map(str, words), "-q"]) == 0
+    for name, source in (("given", "mask"), ("reference", "volume")):
+        shutil.copy(f"first/{source}.mrc", f"{name}.mrc")
     write_star("mtf.star", {"": pd.DataFrame({"rlnResolutionInversePixel": ["0", "0.5"], "rlnMtfValue": ["1", "0.4"]})},
                False)
     for words in (["import", "p.star", "-o", "p.h5"], ["import", "p.star", "--link", "-o", "linked.h5"],
-                  ["reconstruct", "p.h5", "-o", "run", "--loss", "sorted", "--keep", "0.5", "--iterations", "2"],
+                  ["reconstruct", "p.h5", "-o", "run", "--loss", "sorted", "--keep", "0.5", "--iterations", "2",
+                   "--mask", "given.mrc", "--reference", "reference.mrc"],
                   ["reconstruct", "linked.h5", "-o", "of_links"]):  # fmt: skip
         assert run([*words, "-q"]) == 0
     shutil.copy("run/mask.mrc", "mask.mrc")
@@ -85,7 +88,10 @@ WRITERS = {
     ),
     ("mask", "output"): ("mask run/half1.mrc --half run/half2.mrc -o {}", ["run/half1.mrc", "run/half2.mrc"]),
     ("view", "output"): ("view run/volume.mrc -o {}", ["run/volume.mrc"]),
-    ("project", "output"): ("project run/volume.mrc linked.h5 -o {}", ["run/volume.mrc", "linked.h5", "s.mrcs"]),
+    ("project", "output"): (
+        "project run/volume.mrc linked.h5 -o {}",
+        ["run/volume.mrc", "linked.h5", "s.mrcs", "p.star"],
+    ),
     ("score", "output"): (
         "score run/half1.mrc run/half2.mrc linked.h5 --mask mask.mrc -o {}",
         ["run/half1.mrc", "run/half2.mrc", "linked.h5", "s.mrcs", "p.star", "mask.mrc"],
@@ -100,11 +106,12 @@ WRITERS = {
     ),
     ("compare", "output"): (
         "compare run of_links -o {}",
-        ["p.h5", "run/summary.json", "of_links/particles.h5", "run/volume.mrc"],
+        ["p.h5", "run/summary.json", "of_links/particles.h5", "run/volume.mrc", "linked.h5", "p.star", "s.mrcs",
+         "given.mrc"],
     ),
     ("export", "star"): (
         "export run --star {}",
-        ["p.h5", "p.star", "s.mrcs", "run/particles.h5", "run/summary.json", "run/logs/rank0000.jsonl"],
+        ["p.h5", "p.star", "s.mrcs", "run/particles.h5", "run/summary.json", "run/logs/rank0000.jsonl", "given.mrc"],
     ),
     # by its ending a table
     ("export", "discarded"): ("export of_links --star new.star --stack new.mrcs --discarded {}", []),
@@ -112,10 +119,12 @@ WRITERS = {
     ("export", "stack"): ("export run --star new.star --stack {}", ["s.mrcs"]),
     ("report", "output"): (
         "report run -o {}",
-        ["p.h5", "run/summary.json", "run/particles.h5", "run/volume.mrc", "run/logs/rank0000.jsonl"],
+        ["p.h5", "run/summary.json", "run/particles.h5", "run/volume.mrc", "run/logs/rank0000.jsonl", "p.star",
+         "s.mrcs", "given.mrc", "reference.mrc"],
     ),
-    ("logs", "csv_path"): ("logs run --csv {}", ["run/logs/rank0000.jsonl", "run/summary.json"]),
-    ("aberrations", "star"): ("aberrations run --band 100:40 --star {}", ["p.star", "p.h5", "s.mrcs", "run/half1.mrc"]),
+    ("logs", "csv_path"): ("logs run --csv {}", ["run/logs/rank0000.jsonl", "run/summary.json", "p.h5", "p.star"]),
+    ("aberrations", "star"): ("aberrations run --band 100:40 --star {}", ["p.star", "p.h5", "s.mrcs", "run/half1.mrc",
+                                                                        "given.mrc"]),
 }
 #: those that write folders, tried below, and what only tries whether a folder can be written
 FOLDERS = {*((name, "output") for name in ("reconstruct", "null", "path", "postprocess", "check", "job")),

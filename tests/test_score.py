@@ -4,6 +4,7 @@ import csv
 import json
 
 import h5py
+import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
@@ -160,7 +161,8 @@ def test_what_cannot_be_compared_is_refused_on_all_ranks(particles, tmp_path, mp
     folder = mr.reconstruct(particles, tmp_path / "run").folder
     mr.phantom(32, SIZE).write(tmp_path / "large.mrc")
     mr.Volume(np.zeros((BOX,) * 3, np.float32), SIZE).write(tmp_path / "zero.mrc")
-    mr.Volume(np.full((BOX,) * 3, np.nan, np.float32), SIZE).write(tmp_path / "nan.mrc")
+    with mrcfile.new(tmp_path / "nan.mrc", np.full((BOX,) * 3, np.nan, np.float32)) as file:
+        file.voxel_size = SIZE
     for name, words in (("large", "has a box of 32 pixels"), ("zero", "zero.mrc is 0 everywhere"), ("nan", "NaN"),):
         with pytest.raises(mr.UserError, match=words):
             mr.score(folder / "half1.mrc", tmp_path / f"{name}.mrc", particles)

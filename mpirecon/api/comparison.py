@@ -14,7 +14,8 @@ class Comparison(runs.Comparison):
     """As `mpirecon.compare` makes it: a comparison that can write its page and shows itself in a notebook."""
 
     def write(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
-        """Write one self-contained HTML page; UserError when `path` exists, without `overwrite`."""
+        """Write one self-contained HTML page; UserError when `path` exists, without `overwrite`, or is a file that one
+        of the runs left or was made from."""
         return write_comparison(self, path, overwrite)
 
     def __repr__(self) -> str:
@@ -51,4 +52,4 @@ def compare(run1, run2, *, particles1: str | os.PathLike | None = None,
     """
     folders = tuple(run.folder if isinstance(run, Result) else Path(run) for run in (run1, run2))
     made = runs.compare_runs(folders, (particles1, particles2))
-    return Comparison(made.runs, made.between, made.matched, made.settings, made.notes)
+    return Comparison(made.runs, made.between, made.matched, made.settings, made.notes, made.particles)

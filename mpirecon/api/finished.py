@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpirecon.api.arguments import console_of
+from mpirecon.api.arguments import console_of, is_path
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.inputs import given
@@ -23,8 +23,8 @@ def export(
     run: str | os.PathLike, *, star: str | os.PathLike | None = None, cs: str | os.PathLike | None = None,
     discarded: str | os.PathLike | None = None, stack: str | os.PathLike | None = None,
     particles: str | os.PathLike | None = None, poses: str = "original", step: float | None = None,
-    coordinates: str | None = None, mtf: Sequence[tuple[int | None, str | os.PathLike]] = (), overwrite: bool = False,
-    verbose: bool | int = False,
+    coordinates: str | None = None, mtf: str | os.PathLike | Sequence[tuple[int | None, str | os.PathLike]] = (),
+    overwrite: bool = False, verbose: bool | int = False,
 ) -> ExportReport:
     """Write the particles of a finished run or path as files for RELION and cryoSPARC.
 
@@ -47,7 +47,7 @@ def export(
     coordinates : {"as-stored", "flipped"}, optional
         of particles of a .cs file: write their coordinates on RELION's micrographs, too
     mtf : sequence of (int or None, path)
-        MTF files to name in the optics table, of one optics group or of all
+        MTF files to name in the optics table, of one optics group or of all; or the path of one for all
     overwrite : bool
         replace files that exist
     verbose : bool or int
@@ -67,7 +67,8 @@ def export(
     from mpirecon.io.export import ExportOptions, export_run  # slow to load, and a page needs none
 
     console = console_of(None, verbose)
-    options = ExportOptions(star, discarded, cs, stack, particles, poses, step, coordinates, tuple(mtf), overwrite)
+    mtf = ((None, mtf),) if is_path(mtf) else tuple(mtf)
+    options = ExportOptions(star, discarded, cs, stack, particles, poses, step, coordinates, mtf, overwrite)
     return export_run(run, options, lambda total: console.progress(total, "writing images"))
 
 
@@ -96,17 +97,16 @@ def write_report(
         when the folder is no finished run, or `output` exists or was read by the run.
     """
     from mpirecon.io.run_folder import PATH
-    from mpirecon.io.run_output import files_read, read_summary
+    from mpirecon.io.run_inputs import run_inputs
+    from mpirecon.io.run_output import read_summary
     from mpirecon.io.unfinished import state_of
     from mpirecon.report import html, path_page
 
+    run = Path(run)
     summary = read_summary(run)
     if output is not None:
-        about = summary.get("particles")
-        # it is not read, but it is not to be replaced by a page
-        made_from = given(particle_file=str(about["file"]) if isinstance(about, dict) and about.get("file") else None)
-        refuse_existing(output, overwrite, [*made_from, *(read for read in files_read(run)
-                                                          if read.path.name != "report.html")])
+        own = run / "report.html"
+        refuse_existing(output, overwrite, (read for read in run_inputs(run) if read.path != own))
     if (state := state_of(run)) is not None:
         console_of(None, False).warn(
             f"the report is of the run that finished before. {state[0].upper()}{state[1:]}"

@@ -12,6 +12,7 @@ from mpirecon.io.atomic import atomic_files, refuse_existing
 from mpirecon.io.fingerprint import Fingerprint, refuse_changed
 from mpirecon.io.inputs import Input
 from mpirecon.io.mrc import read_map
+from mpirecon.io.run_inputs import run_origins
 from mpirecon.io.run_output import read_summary, write_summary
 from mpirecon.io.unfinished import state_of
 from mpirecon.report.html import write_report
@@ -24,7 +25,8 @@ class FinishedRun:
     """A finished run's half maps, whose local resolution becomes a part of its folder; for rank 0.
 
     Raises UserError where the folder is none of a finished run, another run is writing into it, it has a local
-    resolution already (without `overwrite`), or that would replace one of `inputs`.
+    resolution already (without `overwrite`), or that would replace one of `inputs`, or what the
+    run was made from.
     """
 
     def __init__(self, folder: Path, overwrite: bool, inputs: list[Input]) -> None:
@@ -35,8 +37,9 @@ class FinishedRun:
             if not (self.folder / name).is_file():
                 raise UserError(f"{self.folder}: {name} is missing; local resolution is found of both half maps of a "
                                 f"run")
+        read = [*inputs, *run_origins(self.folder)]
         for name in LOCAL_MAPS:
-            refuse_existing(self.folder / name, overwrite, inputs)
+            refuse_existing(self.folder / name, overwrite, read)
         self._seen = {name: Fingerprint.of(self.folder / name) for name in ("summary.json", "half1.mrc", "half2.mrc")}
 
     def read(self, mask: Path | str | None, bfactor: float | None) -> LocalInput:

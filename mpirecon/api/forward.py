@@ -14,6 +14,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.run_inputs import particle_inputs
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.arrays import Stack
 from mpirecon.model.particles import ParticleSet
@@ -89,18 +90,17 @@ class ForwardModel:
         path : path
             of the stack
         overwrite : bool
-            replace an existing file
+            replace an existing file, but neither the map nor one that the particles are in or were imported from
         progress : callable
             called with the number of images that were written since the last call
 
         Raises
         ------
         UserError
-            as of `forward`; when the file exists (without `overwrite`), is one that this reads, or cannot be written;
+            as of `forward`; when the file exists (without `overwrite`), is one of these, or cannot be written;
             and when the particle file has changed.
         """
-        with ParticleFile(self.particles.path) as file:
-            refuse_existing(path, overwrite, [*files_among(map=volume, particle_file=file.path), *file.inputs()])
+        refuse_existing(path, overwrite, [*files_among(map=volume), *particle_inputs(self.particles.path)])
         prepared = self._prepare(volume)
         with write_stack(path, self.particles.box, self.particles.pixel_size, overwrite=overwrite) as append:
             for rows in self._batches():

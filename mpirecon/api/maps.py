@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from mpirecon.api.arguments import files_among, is_path
 from mpirecon.errors import UserError
 from mpirecon.io import mrc
 from mpirecon.model import arrays
@@ -81,7 +81,7 @@ def read_map(path: str | os.PathLike) -> Volume:
 
 def as_volume(given, pixel_size: float | None, what: str) -> Volume:
     """A Volume of a Volume, a path, or an (n, n, n) array, which has no pixel size of its own."""
-    if isinstance(given, (str, os.PathLike)):
+    if is_path(given):
         return read_map(given)
     if isinstance(given, arrays.Volume):
         return Volume(given.array, given.pixel_size)
@@ -95,7 +95,7 @@ def as_volume(given, pixel_size: float | None, what: str) -> Volume:
 
 def name_of(given, otherwise: str) -> str:
     """How messages name a map: by its path, if it was given as one."""
-    return str(given) if isinstance(given, (str, os.PathLike)) else otherwise
+    return os.fspath(given) if is_path(given) else otherwise
 
 
 @dataclass(frozen=True)
@@ -178,15 +178,12 @@ class FSC:
         Raises
         ------
         UserError
-            when the file exists, its ending is another one, or the curve is of no two maps.
+            when the file exists, is one of the maps, or has another ending, and when the curve is of no two maps.
         """
-        from mpirecon.report.figures import draw_comparison, figure_suffixes
+        from mpirecon.report.figures import draw_comparison
 
         if self.comparison is None:
             raise UserError("this curve is of no two maps that fsc has compared; plot() draws it")
-        if Path(path).suffix.lower() not in figure_suffixes():
-            raise UserError(f"{path}: cannot draw {Path(path).suffix or 'a file without an ending'}; use .png, .svg or "
-                            ".pdf")
         draw_comparison(self.comparison, path, overwrite=overwrite)
 
     def __repr__(self) -> str:
@@ -229,7 +226,8 @@ def fsc(a, b, mask=None, pixel_size: float | None = None, *, phase_randomise: bo
     first, second = alike(a, b, pixel_size, *names[:2])
     automatic = isinstance(mask, str) and mask == "auto"
     given = mask if mask is None or automatic else as_volume(mask, first.pixel_size, "the mask")
-    found = compare_maps(first, second, given, names=names, randomise=phase_randomise, cones=cones, seed=seed)
+    found = compare_maps(first, second, given, names=names, randomise=phase_randomise, cones=cones, seed=seed,
+                         files=files_among(first_map=a, second_map=b, mask=None if automatic else mask))
     return FSC(found.curves[found.best], found.box, found.pixel_size, found)
 
 

@@ -15,6 +15,7 @@ from mpirecon.errors import UserError, spoken
 from mpirecon.io.atomic import atomic_path, refuse_existing
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_layout import TRUTH
+from mpirecon.io.run_inputs import particle_inputs
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose, make_ctf
 from mpirecon.model.arrays import Stack
 from mpirecon.model.devices import on_host
@@ -204,7 +205,7 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
         path : path
             of the copy (HDF5)
         overwrite : bool
-            replace an existing file
+            replace an existing file, but none that these particles are in or were imported from
 
         Returns
         -------
@@ -216,9 +217,8 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
         UserError
             if `path` exists, without `overwrite`.
         """
-        refuse_existing(path, overwrite)
+        refuse_existing(path, overwrite, particle_inputs(self.path))
         with ParticleFile(self.path) as file:
-            refuse_existing(path, overwrite, file.inputs())
             with atomic_path(path, overwrite) as temporary:
                 shutil.copyfile(self.path, temporary)
                 file.refuse_changed()
@@ -236,12 +236,17 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
         path : path, optional
             of the copy; a temporary file by default
         overwrite : bool
-            replace an existing file
+            replace an existing file, but none that these particles are in or were imported from
 
         Returns
         -------
         Particles
             those of the copy
+
+        Raises
+        ------
+        UserError
+            if `path` exists, without `overwrite`.
 
         Notes
         -----
@@ -252,6 +257,7 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
         pose = Pose(table["quaternion"], table["shift"])
         scratch = Scratch(SerialCommunicator()) if path is None else None
         target = scratch.path / "particles.h5" if path is None else Path(path)
+        refuse_existing(target, overwrite, particle_inputs(self.path))
         with atomic_path(target, overwrite) as temporary:
             shutil.copyfile(self.path, temporary)
             with h5py.File(temporary, "r+") as file:

@@ -25,9 +25,10 @@ from mpirecon.io.given_weights import ARRAY
 from mpirecon.io.particle_file import open_together
 from mpirecon.io.reading import READING, refuse_reading
 from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
-from mpirecon.io.run_log import RankLog
+from mpirecon.io.run_log import LISTED, RankLog
 from mpirecon.io.run_output import read_summary
 from mpirecon.model.arrays import Volume as PlainVolume
+from mpirecon.model.choices import check_choice
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.agree import run_first
 from mpirecon.parallel.comm import Communicator, get_communicator, run_together, together
@@ -123,6 +124,7 @@ def reconstruct(
     from mpirecon.solvers.main import reconstruct as whole_run
 
     comm = as_communicator(comm)
+    check_choice("--log-particles", log_particles, (None, *LISTED))
     path, reading = source_of(particles, options)
     scratch = Scratch(comm)
     config = configuration(known_particles(particles, options), scratch, comm, loss=loss, weights=weights, **options)
@@ -285,9 +287,9 @@ def configuration(particles: Particles | None, scratch: Scratch, comm: Communica
     if isinstance(distance, distances.Distance):
         distance = distances.register(distance)
     name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
+    mask = os.fspath(mask) if is_path(mask) else None if mask is None else str(mask)
     named = weights if weights is None or isinstance(weights, str) else ARRAY
-    return Config(**{"seed": 1, "loss": name, "weights": named, "distance": distance,
-                     "mask": None if mask is None else str(mask), **options})
+    return Config(**{"seed": 1, "loss": name, "weights": named, "distance": distance, "mask": mask, **options})
 
 
 def refuse_unmade_mask(config: Config, postprocess: bool) -> None:

@@ -14,8 +14,9 @@ from mpirecon.api.arguments import structured
 from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
-from mpirecon.io.inputs import Input, given
+from mpirecon.io.inputs import Input
 from mpirecon.io.run_folder import PATH, RECONSTRUCTION, RunFolder
+from mpirecon.io.run_inputs import run_origins
 from mpirecon.io.run_output import read_particle_table, read_summary
 
 
@@ -154,8 +155,7 @@ class Result:
             if `folder` exists and is not empty, without `overwrite`.
         """
         target = Path(folder)
-        read = [*given(particle_file=self.summary["particles"]["file"], mask=self.summary["configuration"].get("mask")),
-                *(Input("result", path) for path in self.folder.iterdir())]
+        read = [*run_origins(self.folder), *(Input("result", path) for path in self.folder.iterdir())]
         with RunFolder(target, RECONSTRUCTION, read, overwrite=overwrite) as place:
             if not overwrite and not place.unused:
                 raise UserError(f"{target} exists and is not empty; choose another folder, or pass overwrite=True")

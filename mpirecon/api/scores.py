@@ -13,9 +13,11 @@ from mpirecon.api.maps import as_volume
 from mpirecon.api.reconstruction import configuration, known_particles, read_particles, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.formats import check_ending
 from mpirecon.io.given_weights import weights_inputs
 from mpirecon.io.inputs import Input, refuse_twice
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.run_inputs import particle_inputs
 from mpirecon.parallel.comm import run_together, together
 
 
@@ -105,10 +107,10 @@ def score(half1, half2, particles, output: str | os.PathLike | None = None, *, s
 
 def _refuse_targets(targets: Sequence, overwrite: bool, read: list[Input], particles: Path) -> None:
     refuse_twice(targets)
-    with ParticleFile(particles) as file:
-        read = [*read, *file.inputs(), *file.origins()]
     for target in filter(None, targets):
-        refuse_existing(target, overwrite, read)
+        refuse_existing(target, overwrite, [*read, *particle_inputs(particles)])
+    for option, target in zip(("--star", "--cs"), targets[1:]):
+        check_ending(option, target)
 
 
 def _write(found, particles: Path, shown: Path, output, star, cs_table, overwrite: bool) -> None:

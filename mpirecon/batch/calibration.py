@@ -114,6 +114,18 @@ def _difference(model, wanted, name: str = "model") -> str:
     return ""
 
 
+def refuse_other(path: Path) -> None:
+    """Raise UserError where a file is there that is no calibration of any version, which a new one would replace."""
+    if not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or found.get("format") != _FORMAT:
+        raise UserError(f"{path} exists already and is not a calibration; choose another name")
+
+
 def write_calibration(path: Path, model: dict) -> Calibration:
     """Keep constants that were measured here.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from mpirecon.batch.calibration import machine_file, packaged, write_calibration
+from mpirecon.batch.calibration import machine_file, packaged, refuse_other, write_calibration
 from mpirecon.batch.fit import fitted, predicted
 from mpirecon.batch.trials import TRIALS, Measured, Trial, find_mpirun, run_trials
 from mpirecon.batch.units import memory_words
@@ -53,6 +53,8 @@ def _place(asked: str) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_failed(path, error) from error
+    if asked:
+        refuse_other(path)
     return refuse_existing(path, overwrite=True)  # before minutes are spent
 
 

@@ -33,18 +33,11 @@ def command(run1, run2, output, particles1, particles2, as_json, overwrite, quie
 
     import mpirecon
     from mpirecon.io.atomic import refuse_existing
-    from mpirecon.io.inputs import given
-    from mpirecon.io.run_output import files_read, read_summary
+    from mpirecon.io.run_inputs import run_inputs
 
     console = Console(quiet=quiet or as_json, verbose=verbose)
     if output is not None:
-        read = [*files_read(run1), *files_read(run2)]
-        for folder, path in ((run1, particles1), (run2, particles2)):
-            about = read_summary(folder).get("particles")
-            read += given(
-                particle_file=path or (str(about["file"]) if isinstance(about, dict) and about.get("file") else None)
-            )
-        refuse_existing(output, overwrite, read)
+        refuse_existing(output, overwrite, [*run_inputs(run1, particles1), *run_inputs(run2, particles2)])
     compared = mpirecon.compare(run1, run2, particles1=particles1, particles2=particles2)
     if as_json:
         click.echo(json.dumps(compared.as_dict()))

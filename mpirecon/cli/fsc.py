@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from mpirecon.parallel.console import Console
@@ -43,14 +41,12 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
     import mpirecon
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given, refuse_twice
-    from mpirecon.report.figures import figure_suffixes
+    from mpirecon.report.figures import check_suffix
     from mpirecon.validate.fsc_table import text_plot
 
     console = Console(quiet=quiet or as_json, verbose=verbose)
-    ending = Path(plot or "").suffix.lower()
-    if plot and ending not in figure_suffixes():
-        raise mpirecon.UserError(f"--plot {plot}: cannot draw {ending or 'a file without an ending'}; use .png, .svg "
-                                 f"or .pdf")
+    if plot:
+        check_suffix(plot, "--plot")
     refuse_twice([plot, csv_path])
     for target in filter(None, (plot, csv_path)):
         refuse_existing(target, overwrite, given(first_map=first, second_map=second,

@@ -87,7 +87,7 @@ def command(comm, half1, half2, output, local, threads, as_json, seed, overwrite
     first, second = (half1, half2) if half2 is not None else (half1 / "half1.mrc", half1 / "half2.mrc")
 
     def found():
-        _refuse_targets(output, overwrite, first, second, mask, mtf)
+        _refuse_targets(output, overwrite, first, second, mask, mtf, None if half2 is not None else half1)
         return postprocess_files(first, second, mask, bfactor=bfactor, mtf=mtf, seed=seed, **options)
 
     made = run_first(comm, found)
@@ -120,12 +120,14 @@ def _refuse(half1, half2, output, local, options) -> None:
                         f"maps are post-processed again")
 
 
-def _refuse_targets(output, overwrite, first, second, mask, mtf) -> None:
+def _refuse_targets(output, overwrite, first, second, mask, mtf, run) -> None:
     from mpirecon.io.inputs import given
+    from mpirecon.io.run_inputs import run_inputs
     from mpirecon.api.half_maps import refuse_targets
 
     mask_file = None if str(mask) == "none" else mask
-    refuse_targets(output, overwrite, given(half_map=first, mask=mask_file, MTF=mtf) + given(half_map=second))
+    read = given(half_map=first, mask=mask_file, MTF=mtf) + given(half_map=second)
+    refuse_targets(output, overwrite, read + ([] if run is None else list(run_inputs(run))))
 
 
 def _find(comm, console, windows, seed, threads, given):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,22 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
 from mpirecon.io.export_simulated import simulated_rows
 from mpirecon.io.file_names import as_file_name
-from mpirecon.io.formats import STAR, TableFormat, TableWriter, format_of, formats
+from mpirecon.io.formats import STAR, TableFormat, TableWriter, check_ending, format_of, formats
 from mpirecon.io.inputs import Input, refuse_inputs
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.optics_table import read_mtf
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.run_output import files_read, open_particles, read_particle_table, read_summary
+from mpirecon.io.run_inputs import run_inputs
+from mpirecon.io.run_output import open_particles, read_particle_table, read_summary
 from mpirecon.model import Pose
+from mpirecon.model.choices import check_choice
 from mpirecon.model.pose_state import FOUND, REFINED
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
 _SAME_STEP = 5e-4  # fractions of a path that are reported with three digits
+
+#: what `ExportOptions.poses` and `coordinates` can be
+POSES, COORDINATES = ("original", "used"), ("as-stored", "flipped")
 
 
 @dataclass
@@ -73,11 +79,13 @@ def export_run(
         when the folder is no finished run, its particle file is gone or another one, a target exists, or the format
         asked for cannot hold these particles.
     """
-    targets = _check_targets(options)
-    refuse_inputs(targets, [*files_read(folder), *(Input("MTF", path) for _, path in options.mtf)])
+    targets = _targets(options)
+    refuse_inputs(targets, chain(run_inputs(folder, options.particles), (Input("MTF", path) for _, path in options.mtf)))
+    _check_options(options)
+    for target in targets:
+        refuse_existing(target, options.overwrite)
     summary = read_summary(folder)
     with open_particles(Path(folder), summary, options.particles) as file:
-        refuse_inputs(targets, (*file.inputs(), *file.origins()))
         run = _read_run(Path(folder), file)
         if options.step is not None:
             run |= _of_step(Path(folder), run, options.step)
@@ -107,11 +115,22 @@ def export_run(
     return report
 
 
-def _check_targets(options: ExportOptions) -> list[Path]:
-    """The files to write; impossible and existing ones are refused before anything is written."""
-    targets = [Path(t) for t in (options.star, options.cs, options.discarded, options.stack) if t is not None]
+def _targets(options: ExportOptions) -> list[Path]:
+    """The files to write; UserError where there are none, or two of one name."""
     if options.star is None and options.cs is None and options.discarded is None:
         raise UserError("nothing to export: give --star FILE, --cs FILE or --discarded FILE")
+    targets = [Path(t) for t in (options.star, options.cs, options.discarded, options.stack) if t is not None]
+    if len({target.resolve() for target in targets}) < len(targets):
+        raise UserError("two of --star, --cs, --discarded and --stack name the same file; each needs its own")
+    return targets
+
+
+def _check_options(options: ExportOptions) -> None:
+    """Raise UserError for what cannot be, before anything is written."""
+    check_choice("--poses", options.poses, POSES)
+    check_choice("--coordinates", options.coordinates, (None, *COORDINATES))
+    check_ending("--star", options.star)
+    check_ending("--cs", options.cs, always=True)
     chosen = {_format(Path(path)) for path in (options.star, options.cs, options.discarded) if path is not None}
     for other in formats():
         given = [name for name in other.export_options if getattr(options, name)]
@@ -120,16 +139,11 @@ def _check_targets(options: ExportOptions) -> list[Path]:
                             f"--star FILE")
     for _, path in options.mtf:
         read_mtf(path)
-    if len({target.resolve() for target in targets}) < len(targets):
-        raise UserError("two of --star, --cs, --discarded and --stack name the same file; each needs its own")
     if options.discarded is not None and format_of(options.discarded) is None:
         raise UserError(f"--discarded {options.discarded}: the name must end in "
                         f"{' or '.join(f.suffix for f in formats())}, for the format")
     if options.stack is not None and Path(options.stack).suffix != ".mrcs":
         raise UserError(f"--stack {options.stack}: the name must end in .mrcs, by which RELION knows a stack of images")
-    for target in targets:
-        refuse_existing(target, options.overwrite)
-    return targets
 
 
 def _read_run(folder: Path, file: ParticleFile) -> dict[str, np.ndarray]:

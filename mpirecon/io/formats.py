@@ -39,12 +39,15 @@ class TableFormat(ABC):
         fields of ImportOptions that are for it alone
     export_options : tuple of str
         fields of ExportOptions that are for it alone
+    target : str
+        option of a command under which a table of this format is written
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str]
     options: ClassVar[tuple[str, ...]] = ()
     export_options: ClassVar[tuple[str, ...]] = ()
+    target: ClassVar[str] = "--star"
 
     @abstractmethod
     def read(self, path: Path, comm: Communicator, options: ImportOptions) -> ParticleTable:
@@ -103,6 +106,7 @@ class CryoSparc(TableFormat):
     """cryoSPARC's, which every rank reads whole: it is one array on the disk."""
 
     name, suffix, options = "cryoSPARC file", ".cs", ("passthrough", "cs_aberrations")
+    target = "--cs"
 
     def read(self, path: Path, comm: Communicator, options: ImportOptions) -> ParticleTable:
         from mpirecon.io.cryosparc import read_cryosparc
@@ -153,6 +157,21 @@ def format_of(path: str | os.PathLike) -> TableFormat | None:
     """The format of a table, by its name; None where none has such files."""
     suffix = Path(path).suffix.lower()
     return next((known for known in _FORMATS if known.suffix == suffix), None)
+
+
+def check_ending(option: str, path: str | os.PathLike | None, *, always: bool = False) -> None:
+    """Raise UserError where the name of a table to be written says another format than `option` writes.
+
+    always : a name that says none is refused, too
+    """
+    if path is None or not (Path(path).suffix or always):
+        return
+    found = format_of(path)
+    if found is not None and found.target == option:
+        return
+    endings = " or ".join(known.suffix for known in _FORMATS if known.target == option)
+    other = "" if found is None else f"; a {found.name} is written with {found.target}"
+    raise UserError(f"{option} {path}: the name must end in {endings}{other}")
 
 
 def is_table(path: str | os.PathLike) -> bool:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mpirecon.errors import UserError
+from mpirecon.io.inputs import Input
 from mpirecon.io.reading import SHIFT_AXES, Reading, parse_unit
 from mpirecon.io.row_selection import RowOptions, parse_selection
+from mpirecon.model.choices import check_choice
 from mpirecon.model.simulated_errors import ErrorSettings
+
+#: what `dtype` and `contrast` can be
+DTYPES, CONTRASTS = ("auto", "float32", "float16"), ("white", "black")
+
+#: `rescale`: to the box and pixel size that most particles have
+COMMON = "common"
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class ImportOptions(ErrorSettings):
     stack : file that holds all images; pixel_size (Å), voltage (kV), cs (mm), amplitude_contrast : see read_relion
     dtype : ``"auto"`` (float16 where all stacks are), ``"float32"`` or ``"float16"``
     contrast : ``"white"``, ``"black"``, or None for what the file says (RELION: white; cryoSPARC: blob/sign)
-    passthrough : .cs files whose columns are joined to a .cs file by uid
+    passthrough : .cs files whose columns are joined to a .cs file by uid, or the path of one
     error_rate : fraction of particles that get a wrong orientation; error_degrees : by a small rotation instead of a
         random one
     error_by : column of the particle table; rows with the same value are wrong together
@@ -49,7 +58,7 @@ class ImportOptions(ErrorSettings):
     amplitude_contrast: float | None = None
     dtype: str = "auto"
     contrast: str | None = None
-    passthrough: Sequence[str | os.PathLike] = ()
+    passthrough: str | os.PathLike | Sequence[str | os.PathLike] = ()
     error_rate: float = 0.0
     error_degrees: float | None = None
     error_by: str | None = None
@@ -74,7 +83,16 @@ class ImportOptions(ErrorSettings):
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        one = isinstance(self.passthrough, (str, os.PathLike))
+        object.__setattr__(self, "passthrough", tuple(map(Path, [self.passthrough] if one else self.passthrough)))
+        for name in ("data_dir", "stack"):
+            path = getattr(self, name)
+            object.__setattr__(self, name, None if path is None else Path(path))
         self.check_errors()
+        check_choice("--dtype", self.dtype, DTYPES)
+        check_choice("--contrast", self.contrast, (None, *CONTRASTS))
+        if isinstance(self.rescale, str) and self.rescale != COMMON:
+            raise UserError(f"--rescale {self.rescale}: expected {COMMON}, or a box and a pixel size in Å")
         if self.defocus_error and not self.use_ctf:
             raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be "
                             "wrong")
@@ -97,10 +115,20 @@ class ImportOptions(ErrorSettings):
         return Reading(units, not self.use_ctf, self.ctf_premultiplied, self.ctf_phase_flipped, self.shift_axes)
 
     @property
+    def inputs(self) -> list[Input]:
+        """The files that these options name, but for the stack of images."""
+        lists = (Path(values[1:]) for _, values in self.selections if values.startswith("@"))
+        return [*(Input("passthrough file", path) for path in self.passthrough),
+                *(Input("list of rows", path) for path in lists)]
+
+    @property
     def selections(self) -> tuple[tuple[str, str], ...]:
         """`select` as (column, values)."""
         select = [self.select] if isinstance(self.select, str) else self.select
-        return tuple(parse_selection(one) if isinstance(one, str) else tuple(one) for one in select)
+        try:
+            return tuple(parse_selection(one) if isinstance(one, str) else tuple(one) for one in select)
+        except ValueError as error:
+            raise UserError(f"--select {error}") from error
 
     @property
     def rows(self) -> RowOptions:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from mpirecon.io.import_report import ImportReport
 from mpirecon.io.inputs import Input
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import StackReader
-from mpirecon.io.optics_table import describe, mtf_curves, set_groups, unlikely
+from mpirecon.io.optics_table import describe, mtf_curves, mtf_files, set_groups, unlikely
 from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.io.plausible import compare_with_stacks, settle
@@ -66,9 +67,10 @@ def import_particles(
     """
     comm = comm or SerialCommunicator()
     form = run_together(comm, lambda: _format(Path(path), options))
-    tables = [Path(path), *map(Path, options.passthrough)]
-    output = run_together(comm, lambda: refuse_existing(output, options.overwrite,
-                                                        [Input("table", table) for table in tables]))
+    tables = [Path(path), *options.passthrough]
+    run_together(comm, lambda: _refuse_folders(tables))
+    beside = [Input("table", path), *options.inputs]
+    output = run_together(comm, lambda: refuse_existing(output, options.overwrite, beside))
     unchanged = run_together(comm, lambda: Seen.now(tables))
     unchanged.agree(comm)
     options = form.settled(options)
@@ -80,8 +82,10 @@ def import_particles(
     set_groups(comm, table)
     whole = gather(comm, table)
     stacks, files, notes = open_stacks(comm, table, whole, options)
-    run_together(comm, lambda: refuse_existing(output, options.overwrite,
-                                               (Input("stack of images", stack.path) for stack in stacks)))
+    transfer = run_together(comm, lambda: mtf_files(table, options.data_dir))
+    run_together(comm, lambda: refuse_existing(output, options.overwrite, chain(
+        (Input("stack of images", stack.path) for stack in stacks), (Input("MTF", file) for file in transfer)
+    )))  # fmt: skip
     settle(comm, table, options.reading, options.bfactor_sign, options.scale_defocus)
     compare_with_stacks(comm, table, stacks, options.reading, options.pixel_size is not None)
     rescaling, pixel_sizes, box = None, None, stacks[0].box
@@ -129,7 +133,7 @@ def import_particles(
         source, arrays = table.source(chosen)
         arrays = {name: with_own_uids(array, again) for name, array in arrays.items()}
         writer.write_source(path, source, arrays, split=table.particle_block,
-                            files=[*tables, *(s.path for s in stacks)])
+                            files=[*(Path(read.path) for read in beside), *transfer, *(s.path for s in stacks)])
         with together(comm):  # nothing was written to while it was read: else some rows would have the images of others
             unchanged.refuse_changed()
             for number in np.unique(table.stack).tolist():
@@ -145,6 +149,13 @@ def import_particles(
                      "file are wrong")
     kinds = {kind: comm.allreduce_scalar(count) for kind, count in count_kinds(particles).items()}
     return _report(output, particles, dtype, total, halves, planted, kinds, skipped, notes, warnings)
+
+
+def _refuse_folders(tables: Sequence[Path]) -> None:
+    for path in tables:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; a table of particles "
+                            f"({' or '.join(form.suffix for form in formats())}) was expected")
 
 
 def provenance_of(path: Path, options: ImportOptions) -> dict:

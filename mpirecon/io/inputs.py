@@ -43,8 +43,11 @@ def inputs_among(targets: Iterable[str | os.PathLike], inputs: Iterable[Input]) 
             existing.setdefault(number, []).append(Path(target))
     if not existing:  # the usual case: nothing is there, and of a thousand stacks none need be looked up
         return {}
-    found = ((number_of(read.path), read) for read in inputs)
-    return {target: read for number, read in found for target in existing.get(number, [])}
+    met: dict[Path, Input] = {}  # by what it was called first
+    for read in inputs:
+        for target in existing.get(number_of(read.path), []):
+            met.setdefault(target, read)
+    return met
 
 
 def refuse_inputs(targets: Sequence[str | os.PathLike], inputs: Iterable[Input]) -> None:

@@ -20,7 +20,7 @@ from mrcfile.utils import machine_stamp_from_byte_order
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
 from mpirecon.io.fingerprint import Fingerprint, refuse_changed
-from mpirecon.io.packed import refuse_packed
+from mpirecon.io.packed import refuse_packed, refuse_packed_name
 from mpirecon.model.arrays import Volume
 
 #: MRC mode → type of a pixel
@@ -70,7 +70,7 @@ def read_header(path: str | os.PathLike) -> MrcHeader:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    refuse_packed(path, raw)
+    refuse_packed(path, raw, "MRC")
     if len(raw) < HEADER_DTYPE.itemsize:
         raise UserError(f"{path} is not an MRC file, or is truncated: {size} bytes are fewer than the 1024 of a header")
     orders = (">", "<") if raw[212] == 0x11 else ("<", ">")  # the machine stamp only says which to try first
@@ -222,7 +222,8 @@ def read_map(path: str | os.PathLike, pixel_size: float | None = None) -> Volume
     UserError
         naming the file when it is not a complete MRC map, not cubic, has unequal or no pixel sizes, or is not finite.
     """
-    seen = Fingerprint.of(path) if Path(path).exists() else None
+    path = Path(path)
+    seen = Fingerprint.of(path) if path.exists() else None
     header = read_header(path)
     if len(set(header.shape)) > 1:
         raise UserError(f"{path}: a map must be a cube, this is {' x '.join(map(str, header.shape[::-1]))} voxels")
@@ -234,11 +235,16 @@ def read_map(path: str | os.PathLike, pixel_size: float | None = None) -> Volume
     voxels = voxels.astype(np.float32).reshape(header.shape)
     if header.axes != (1, 2, 3):  # sections, rows, columns → z, y, x
         voxels = np.ascontiguousarray(voxels.transpose([header.axes[::-1].index(axis) for axis in (3, 2, 1)]))
+    _check_voxels(path, voxels)
+    return Volume(voxels, pixel_size, source=str(path))
+
+
+def _check_voxels(path: str | os.PathLike, voxels: np.ndarray) -> None:
+    """Raise UserError for what no map has."""
     if not np.isfinite(voxels).all():
         raise UserError(f"{path}: the map holds NaN or infinite voxels")
     if (largest := max(-voxels.min(), voxels.max())) > LARGEST:
         raise UserError(f"{path}: the map holds voxels of {largest:.3g}, which no map has; it is damaged")
-    return Volume(voxels, pixel_size, source=str(path))
 
 
 def _isotropic(path: str | os.PathLike, voxel_size: tuple[float, float, float]) -> float:
@@ -259,9 +265,12 @@ def write_map(path: str | os.PathLike, array, pixel_size: float, *, overwrite: b
     Raises
     ------
     UserError
-        when the file exists and overwrite is False, or writing fails; nothing is left behind.
+        when the file exists and overwrite is False, its name says that it is compressed, a voxel is none that
+        `read_map` takes, or writing fails; nothing is left behind.
     """
+    refuse_packed_name(path)
     array = np.ascontiguousarray(array, dtype=np.float32)
+    _check_voxels(path, array)
     with atomic_path(path, overwrite) as temporary, mrcfile.new(temporary) as mrc:
         mrc.set_data(array)
         mrc.voxel_size = float(pixel_size)
@@ -287,8 +296,10 @@ def write_stack(
     Raises
     ------
     UserError
-        when the file exists and overwrite is False, or writing fails; nothing is left behind.
+        when the file exists and overwrite is False, its name says that it is compressed, or writing fails; nothing is
+        left behind.
     """
+    refuse_packed_name(path)
     totals = _Totals()
 
     with atomic_path(path, overwrite) as temporary, open(temporary, "wb") as file:

@@ -6,6 +6,7 @@ particles that share all of them are then one optics group.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -222,16 +223,28 @@ def mtf_curves(
     return found
 
 
+def mtf_files(table: ParticleTable, data_dir) -> list[Path]:
+    """The MTFs that `mtf_curves` reads, as far as they are found."""
+    found = []
+    for name in dict.fromkeys(name for name, _ in table.mtf.values()) if len(set(table.mtf.values())) > 1 else ():
+        with suppress(FileNotFoundError):
+            found.append(_located(name, table, data_dir))
+    return found
+
+
+def _located(name: str, table: ParticleTable, data_dir) -> Path:
+    try:
+        return locate_stacks([name], table.path, [0], data_dir=data_dir)[0][0]
+    except UserError:
+        raise FileNotFoundError(f"{name} is not found") from None
+
+
 def _relative(table: ParticleTable, box: int, pixel_size: np.ndarray, data_dir) -> np.ndarray:
     frequency = np.arange(box // 2 + 2) / (box * pixel_size[:, None])  # 1/Å
     curves = []
     for row, group in enumerate(table.aberrations.group.tolist()):
         name, original = table.mtf[group]
-        try:
-            path = locate_stacks([name], table.path, [0], data_dir=data_dir)[0][0]
-        except UserError:
-            raise FileNotFoundError(f"{name} is not found") from None
-        curves.append(np.interp(frequency[row] * original, *read_mtf(path)))
+        curves.append(np.interp(frequency[row] * original, *read_mtf(_located(name, table, data_dir))))
     curves = np.array(curves)
     return curves / curves.mean(axis=0)
 

@@ -1,21 +1,58 @@
-"""Compressed files and images of other formats, recognised by their first bytes:
+"""Compressed files and files of other formats, recognised by their first bytes:
 refused by name rather than as damaged."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mpirecon.errors import UserError
 
 _MARKS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_OTHERS = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "BigTIFF or EER", b"\x89HDF": "HDF5", b"\x89PNG": "PNG"}
+_HDF5 = b"\x89HDF"
+_OTHERS = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "BigTIFF or EER", _HDF5: "HDF5", b"\x89PNG": "PNG"}
+
+#: endings of names of compressed files
+_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
 
 
-def refuse_packed(path: Path, start: bytes) -> None:
-    """Raise UserError when a file that begins with `start` is compressed, or is known to be of another format."""
+def refuse_packed(path: Path, start: bytes, wanted: str) -> None:
+    """Raise UserError when a file that begins with `start` is compressed, or is known to be of another format.
+
+    wanted : the format that was expected
+    """
+    if start.startswith(_HDF5) and (ours := _written_here(path)):
+        raise UserError(f"{path} is no {wanted} file: it is {ours}")
     other = next((name for mark, name in _OTHERS.items() if start.startswith(mark)), None)
     if other:
         raise UserError(f"{path} is a {other} file; images are read from MRC stacks: convert it (e2proc2d.py)")
     packed = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
     if packed:
         raise UserError(f"{path} is compressed with {packed}; decompress it first")
+
+
+def refuse_packed_name(path: str | os.PathLike) -> None:
+    """Raise UserError for a name under which others would expect a compressed file; none are written."""
+    ending = Path(path).suffix.lower()
+    if ending in _ENDINGS:
+        raise UserError(f"cannot write {path}: files are not compressed; leave {ending} out of the name")
+
+
+def _written_here(path: Path) -> str | None:
+    """What an HDF5 file that mpirecon wrote is, and what takes it; None for one of others."""
+    # slow to load, and of no use but here
+    from mpirecon.io import checkpoint, particle_layout, run_output
+    from mpirecon.io.hdf5 import attributes_of, open_hdf5
+
+    what = {
+        particle_layout.FORMAT: "a particle file of mpirecon, which mpirecon.open reads, and which commands for "
+        "particles (reconstruct, score, project …) take as it is",
+        run_output.FORMAT: "the particle table of a run of mpirecon, which mpirecon.Result reads with its folder; "
+        "mpirecon export writes its particles as a STAR file",
+        checkpoint.FORMAT: "the checkpoint of a run of mpirecon, which continues with reconstruct --resume",
+    }
+    try:
+        with open_hdf5(path, "HDF5 file") as file:
+            return what.get(str(attributes_of(file, path).get("format")))
+    except UserError:
+        return None

@@ -13,6 +13,7 @@ from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.cryosparc import relion_image_names
 from mpirecon.io.cs_places import micrographs_of
 from mpirecon.io.export_tables import new_tables, put, put_micrographs, text
+from mpirecon.io.formats import check_ending
 from mpirecon.io.optics_table import TILT
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.star_columns import particle_block
@@ -24,6 +25,7 @@ def check_refined(path: Path, file: ParticleFile, overwrite: bool) -> None:
     """Raise UserError where `write_refined` could not do its work: before hours of other work are spent on it."""
     source, tables = file.source()
     refuse_existing(path, overwrite, (*file.inputs(), *file.origins()))
+    check_ending("--star", path)
     arrays = file.source_arrays()
     if not tables and not arrays:
         raise UserError(f"{path}: the particles of {file.path} were not imported, so that no STAR file can name their "

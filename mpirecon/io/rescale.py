@@ -12,15 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.io.import_options import COMMON
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.pose import Pose
 from mpirecon.operators.background import Background
 from mpirecon.operators.resample import resample
 from mpirecon.parallel.comm import Communicator, run_together
-
-#: --rescale common: to the box and pixel size that most particles have
-COMMON = "common"
 
 #: images whose field of view differs by less than this are neither cut nor padded; their scale alone is corrected
 _NEARLY = 0.02

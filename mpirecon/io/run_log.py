@@ -24,6 +24,9 @@ from mpirecon import __version__
 
 LOGGER = "mpirecon"
 
+#: iterations for which each particle can be listed
+LISTED = ("none", "last", "all")
+
 #: particles in one sort_particles line: keeps lines readable by tools that load them whole
 PARTICLES_PER_LINE = 50_000
 
@@ -60,7 +63,7 @@ class RankLog:
 
     def __init__(self, folder, rank: int = 0, hostname: str = "", *, size: int = 1, local_rank: int = 0,
                  device: str = "cpu", particles: str = "none", argv: list[str] | None = None, append: bool = False):
-        if particles not in ("none", "last", "all"):
+        if particles not in LISTED:
             raise ValueError(f"particles is {particles!r}, expected 'none', 'last' or 'all'")
         self.rank = rank
         self.particles = particles

@@ -40,12 +40,15 @@ class StarText:
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         found = os.fstat(self._file)
+        if stat.S_ISDIR(found.st_mode):
+            os.close(self._file)
+            raise UserError(f"{path} is a folder; a STAR file was expected")
         # a pipe, such as <(zcat x.star.gz), can only be read once
         self._whole = None if stat.S_ISREG(found.st_mode) else self._drain()
         self.size = found.st_size if self._whole is None else len(self._whole)
         self._mark = 0
         start = self.read(0, 8).tobytes()
-        refuse_packed(path, start)
+        refuse_packed(path, start, "STAR")
         if start.startswith(_MARK):
             self._mark = len(_MARK)
             self.size -= self._mark

@@ -22,8 +22,8 @@ from mpirecon.parallel.comm import Communicator
 
 
 def tables_of(path: str | os.PathLike, options: ImportOptions) -> list[Input]:
-    """The table and those that are joined to it."""
-    return [Input("particle table", path), *(Input("passthrough file", file) for file in options.passthrough)]
+    """The table, those that are joined to it, and lists of rows."""
+    return [Input("particle table", path), *options.inputs]
 
 
 def link_table(

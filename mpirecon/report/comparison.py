@@ -41,6 +41,8 @@ class Comparison:
         options, in words, that differ
     notes : list of str
         what could not be compared, and why
+    particles : (path, path)
+        the runs' particle files, where they were moved; None where they were not
     """
 
     runs: tuple[RunFiles, RunFiles]
@@ -48,6 +50,7 @@ class Comparison:
     matched: Matched | None
     settings: list[tuple[str, str, str]]
     notes: list[str]
+    particles: tuple[Path | None, Path | None] = (None, None)
 
     @property
     def names(self) -> tuple[str, str]:
@@ -149,7 +152,8 @@ def compare_runs(folders: tuple[Path, Path], particles: tuple[Path | None, Path 
     runs = tuple(read_run_files(Path(folder), read_summary(folder)) for folder in folders)
     matched, notes = _match(folders, runs, particles)
     between, why = _between(folders, runs)
-    return Comparison(runs, between, matched, _settings(*(run.summary for run in runs)), [*notes, *why])
+    return Comparison(runs, between, matched, _settings(*(run.summary for run in runs)), [*notes, *why],
+                      particles)
 
 
 def _match(folders, runs, given) -> tuple[Matched | None, list[str]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from html import escape
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from mpirecon import __version__
-from mpirecon.io.atomic import atomic_path
+from mpirecon.io.atomic import atomic_path, refuse_existing
+from mpirecon.io.run_inputs import run_inputs
 from mpirecon.report import pieces
 from mpirecon.report.charts import fsc_chart
 from mpirecon.report.comparison import GROUPS, Comparison
@@ -27,8 +29,11 @@ _DOTS = 6000
 
 
 def write_comparison(compared: Comparison, target: str | os.PathLike, overwrite: bool = False) -> Path:
-    """Write the page; returns its path. UserError when it exists, without `overwrite`."""
+    """Write the page; returns its path.
+    UserError when it exists, without `overwrite`, or is what one of the runs left or was made from."""
     target = Path(target)
+    read = (run_inputs(run.folder, particles) for run, particles in zip(compared.runs, compared.particles))
+    refuse_existing(target, overwrite, chain.from_iterable(read))
     with atomic_path(target, overwrite) as temporary:
         temporary.write_text(comparison_page(compared), encoding="utf-8", errors="backslashreplace")
     return target

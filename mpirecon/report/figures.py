@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from mpirecon.io.atomic import atomic_path
+from mpirecon.errors import UserError
+from mpirecon.io.atomic import atomic_path, refuse_existing
 from mpirecon.validate.compare import LABELS, Comparison, distinct_names
 from mpirecon.validate.fsc import THRESHOLDS
+
+#: endings of the files that figures are drawn into
+SUFFIXES = (".png", ".svg", ".pdf")
 
 # dark enough on white, and distinguishable in grey and by colour-blind eyes (Okabe & Ito)
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -81,15 +86,21 @@ def save_figure(figure, path, suffix: str = ".png") -> None:
     figure.savefig(path, format=suffix.lstrip(".").lower() or "png", dpi=150)
 
 
-def figure_suffixes() -> list[str]:
-    """File name endings that a figure can be saved under, with their dots."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    return sorted(f".{kind}" for kind in FigureCanvasAgg.get_supported_filetypes())
+def check_suffix(path: str | os.PathLike, option: str = "") -> None:
+    """Raise UserError for a file under whose ending no figure is drawn."""
+    ending = Path(path).suffix.lower()
+    if ending not in SUFFIXES:
+        raise UserError(f"{option} {os.fspath(path)}: cannot draw {ending or 'a file without an ending'}; use "
+                        f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}".lstrip())
 
 
 def draw_comparison(comparison: Comparison, path, *, overwrite: bool) -> None:
-    """The FSC figure of two maps as a file, format by its ending; atomic."""
+    """The FSC figure of two maps as a file, format by its ending; atomic.
+
+    Raises UserError for another ending, and when the file exists, without `overwrite`, or is one of those compared.
+    """
+    check_suffix(path)
+    refuse_existing(path, overwrite, comparison.files)
     labels = LABELS if len(comparison.curves) > 1 else {"fsc": "FSC"}
     curves = {labels[name]: curve for name, curve in comparison.curves.items()}
     resolutions = {labels[name]: comparison.resolution(name, 0.143) for name in comparison.curves

@@ -8,6 +8,7 @@ import numpy as np
 
 from mpirecon.backend import SPACES
 from mpirecon.errors import UserError
+from mpirecon.model.choices import check_choice
 from mpirecon.model.symmetry import point_group
 from mpirecon.robust.distances import get_distance
 from mpirecon.robust.known_rules import rule_names, rule_of
@@ -19,6 +20,9 @@ from mpirecon.solvers.normalise import AUTO as NORMALISED
 from mpirecon.solvers.normalise import NORMALISE
 
 SORT_SCOPES = ("global", "batch")
+
+#: where the kernels run, and how GPU arrays travel between ranks
+BACKENDS, TRANSPORTS = ("auto", "cpu", "cuda"), ("auto", "cuda-aware", "staged", "nccl")
 
 #: what becomes of the given poses
 FIXED, RESCUE, REFINE = "fixed", "rescue", "refine"
@@ -99,16 +103,18 @@ class Config:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        _choice("loss", self.loss, rule_names())
+        check_choice("--loss", self.loss, rule_names())
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
-        _choice("solver", self.solver, solver_names())
-        _choice("space", self.space, SPACES)
-        _choice("normalise", self.normalise, NORMALISE)
+        check_choice("--solver", self.solver, solver_names())
+        check_choice("--backend", self.backend, BACKENDS)
+        check_choice("--transport", self.transport, TRANSPORTS)
+        check_choice("--space", self.space, SPACES)
+        check_choice("--normalise", self.normalise, NORMALISE)
         if self.backend == "cpu" and self.transport != "auto":
             raise UserError(f"--transport {self.transport} is how GPU arrays travel; it needs --backend cuda")
-        _choice("sort-scope", self.sort_scope, SORT_SCOPES)
+        check_choice("--sort-scope", self.sort_scope, SORT_SCOPES)
         if self.schedule is not None:
-            _choice("schedule", self.schedule, SCHEDULES)
+            check_choice("--schedule", self.schedule, SCHEDULES)
         distance = get_distance(self.distance)
         rule = self.rule
         if rule.must_keep and self.keep is None:
@@ -165,7 +171,7 @@ class Config:
             raise UserError(f"--momentum {self.momentum:g}: expected 0 or more and below 1")
 
     def _check_search(self) -> None:
-        _choice("poses", self.poses, POSES)
+        check_choice("--poses", self.poses, POSES)
         for option, value in (("--search-offset", self.search_offset), ("--search-sigma", self.search_sigma)):
             if value is not None and not self.searches:
                 raise UserError(f"{option} applies to --poses {RESCUE} and {REFINE}; --poses {FIXED} searches nothing")
@@ -286,11 +292,6 @@ def _fewest_groups(file, column: str, present: np.ndarray | bool) -> int:
     """Groups of rows that take part, in the half set that has fewer."""
     names, half = file.source_column(column).astype(str), file.halves()
     return min(len(np.unique(names[present & (half == which)])) for which in (1, 2))
-
-
-def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"--{option} {value}: choose one of {', '.join(choices)}")
 
 
 def _losses(declare: str) -> str:

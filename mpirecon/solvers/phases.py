@@ -19,7 +19,8 @@ from mpirecon.io.cryosparc_optics import TERMS as CS_TERMS
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile, agree_on
 from mpirecon.io.refined_optics import check_refined, write_refined
-from mpirecon.io.run_output import files_read, open_particles, read_particle_table, read_summary
+from mpirecon.io.run_inputs import run_inputs
+from mpirecon.io.run_output import open_particles, read_particle_table, read_summary
 from mpirecon.model import ParticleSet
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.operators.aberrations import OpticsPlanes
@@ -71,7 +72,7 @@ def run_phases(
     with run_together(comm, lambda: open_particles(folder, summary, particles)) as file:
         agree_on(comm, file)
         if star is not None:
-            run_together(comm, lambda: refuse_existing(star, overwrite, files_read(folder)))
+            run_together(comm, lambda: refuse_existing(star, overwrite, run_inputs(folder, particles)))
             run_together(comm, lambda: check_refined(star, file, overwrite))
         table = run_together(comm, lambda: read_particle_table(folder / "particles.h5"))
         known = run_together(comm, lambda: file.aberrations() or Aberrations.none(_groups(file)))

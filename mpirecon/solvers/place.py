@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from mpirecon.io.given_weights import weights_inputs
@@ -125,13 +126,14 @@ def _open_table(comm, particles, output, kind, config, console, reading, overwri
         if report is not None:
             report.print(console, particles)
         with open_together(comm, target, particles, place.path) as file:
-            place.also_reads([read for read in file.inputs() if read.path != target])
+            place.also_reads([read for read in chain(file.inputs(), file.origins()) if read.path != target])
             yield file, place
 
 
 def inputs_of(file: ParticleFile, config: Config) -> Iterable[Input]:
     """What a run of these options reads."""
     yield from file.inputs()
+    yield from file.origins()
     yield from _others_of(config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -136,7 +137,8 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         found["by_kind"] = with_effects(found["by_kind"], columns, resolution, wavelength)
     summary = _summary(run, outcome, about | {"detection": found}, headline, columns, ranks)
     summary |= _time(run, ranks) | {"reference": None if against is None
-                                    else {**against.as_dict(), "sentence": against.sentence}}
+                                    else {**against.as_dict(), "path": os.path.abspath(reference),
+                                          "sentence": against.sentence}}
     more_to_warn_of = (
         run.problem.parted, *_levels(run), *shift_warnings(outcome.records), *_map_warnings(run, summary, columns),
         no_agreement_warning(curves["fsc"], file.box * pixel_size), _outside(run, maps), _asymmetric_mask(run),

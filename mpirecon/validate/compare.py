@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.inputs import Input
 from mpirecon.model.arrays import Volume
 from mpirecon.validate.automask import automatic_mask
 from mpirecon.validate.directional import ConicalFSC, conical_fsc
@@ -35,6 +37,7 @@ class Comparison:
     cones : FSC by direction, when asked for
     randomised_from : Å
     warnings : of the mask
+    files : those that were compared, which no table or figure of them replaces
     """
 
     first: str
@@ -46,6 +49,7 @@ class Comparison:
     cones: ConicalFSC | None = None
     randomised_from: float | None = None
     warnings: tuple[str, ...] = ()
+    files: tuple[Input, ...] = ()
 
     @property
     def best(self) -> str:
@@ -75,8 +79,9 @@ class Comparison:
     def write(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write the curves as a table (CSV): shell, resolution (Å), and a column for each.
 
-        Raises UserError when the file exists (without `overwrite`) or cannot be written.
+        Raises UserError when the file exists (without `overwrite`), is one of those compared, or cannot be written.
         """
+        refuse_existing(path, overwrite, self.files)
         write_fsc_csv(path, self.curves, self.box, self.pixel_size, overwrite=overwrite)
 
     def _beyond(self) -> float:
@@ -107,13 +112,14 @@ class Comparison:
 
 
 def compare_maps(a: Volume, b: Volume, mask: Volume | str | None = None, *, names: Sequence[str],
-                 randomise: bool = False, cones: bool = False, seed: int = 1) -> Comparison:
+                 randomise: bool = False, cones: bool = False, seed: int = 1, files: Sequence[Input] = ()) -> Comparison:
     """FSC of two maps of one grid, also within a mask when one is given; it must share box and pixel size.
 
     mask : or "auto" for one made of the mean of the maps
     names : of the two maps and the mask, for messages
     randomise : also correct for the mask by random phases, drawn for `seed`
     cones : also by direction, in the mask when there is one
+    files : those among them
 
     Raises
     ------
@@ -140,7 +146,7 @@ def compare_maps(a: Volume, b: Volume, mask: Volume | str | None = None, *, name
         first, second, box, pixel_size, curves, text,
         conical_fsc(a.array, b.array, pixel_size, array) if cones else None,
         box * pixel_size / shell if shell else None,
-        mask_warnings(array, text),
+        mask_warnings(array, text), tuple(files),
     )  # fmt: skip
 
 
