@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import mpirecon as mr
 from mpirecon.cli import COMMANDS, group, run
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_files, atomic_path, refuse_existing, write_failed
@@ -161,6 +162,130 @@ def test_an_output_that_is_an_input_is_refused(project, capsys, writer, read, ki
     assert code == 1 and "would replace what it is made from" in said and target in said, said
 
 
+def poses():
+    """For two particles."""
+    table = np.zeros(2, [("id", "i8"), ("quaternion", "f8", 4), ("shift", "f8", 2)])
+    table["id"], table["quaternion"][:, 0] = [0, 1], 1
+    return table
+
+
+#: of the Python interface: what writes → (how, with the file to write, and the files that it reads)
+FUNCTIONS = {
+    "Particles.save": (
+        lambda target: mr.open("linked.h5").save(target, overwrite=True),
+        ["linked.h5", "s.mrcs", "p.star"],
+    ),
+    "Particles.with_poses": (
+        lambda target: mr.open("linked.h5").with_poses(poses(), target, overwrite=True),
+        ["linked.h5", "s.mrcs", "p.star"],
+    ),
+    "Particles.with_poses, of images copied": (
+        lambda target: mr.open("p.h5").with_poses(poses(), target, overwrite=True),
+        ["p.h5", "p.star", "s.mrcs"],
+    ),
+    "of a table": (lambda target: mr.read_star("p.star").save(target, overwrite=True), ["p.star", "s.mrcs"]),
+    "read_star": (lambda target: mr.read_star("p.star", output=target, overwrite=True), ["p.star", "s.mrcs"]),
+    "ForwardModel.write": (
+        lambda target: mr.ForwardModel(mr.open("linked.h5")).write("run/volume.mrc", target, overwrite=True),
+        ["run/volume.mrc", "linked.h5", "s.mrcs", "p.star"],
+    ),
+    "compare": (
+        lambda target: mr.compare("run", "of_links").write(target, overwrite=True),
+        ["run/volume.mrc", "p.h5", "given.mrc", "of_links/summary.json", "linked.h5", "s.mrcs", "p.star"],
+    ),
+    "write_report": (
+        lambda target: mr.write_report("run", target, overwrite=True),
+        ["run/volume.mrc", "p.h5", "p.star", "s.mrcs", "given.mrc", "reference.mrc"],
+    ),
+    "fsc": (
+        lambda target: mr.fsc("run/half1.mrc", "run/half2.mrc", "mask.mrc").comparison.write(target, overwrite=True),
+        ["run/half1.mrc", "run/half2.mrc", "mask.mrc"],
+    ),
+    "export": (lambda target: mr.export("run", star=target, overwrite=True), ["run/fsc.csv", "p.h5", "p.star",
+                                                                             "given.mrc"]),
+    "view": (lambda target: mr.view("run/volume.mrc", target, overwrite=True), ["run/volume.mrc"]),
+    "simulate": (
+        lambda target: mr.simulate("run/volume.mrc", 8, target, overwrite=True),
+        ["run/volume.mrc"],
+    ),
+    "score": (
+        lambda target: mr.score("run/half1.mrc", "run/half2.mrc", "linked.h5", target, overwrite=True),
+        ["run/half1.mrc", "linked.h5", "s.mrcs", "p.star"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["itself", "symbolic link", "hard link", "other spelling", "from elsewhere"])
+@pytest.mark.parametrize(("name", "read"), [(name, read) for name, (_, reads) in FUNCTIONS.items() for read in reads])
+def test_a_function_does_not_replace_what_it_reads(project, name, read, kind):
+    target = read
+    if kind in ("symbolic link", "hard link"):
+        target = f"another{os.path.splitext(read)[1]}"
+        (os.symlink if kind == "symbolic link" else os.link)(os.path.abspath(read), target)
+    elif kind == "other spelling":
+        target = f"run/../{read}"
+    elif kind == "from elsewhere":
+        target = os.path.abspath(read)
+    before = content(project)
+    with pytest.raises(UserError, match="would replace what it is made from") as met:
+        FUNCTIONS[name][0](target)
+    assert content(project) == before and target in str(met.value)
+
+
+def test_a_figure_does_not_replace_a_map(project):
+    shutil.copy("run/half1.mrc", "in.png")
+    before = content(project)
+    with pytest.raises(UserError, match="in.png is the first map"):
+        mr.fsc("in.png", "run/half2.mrc").draw("in.png", overwrite=True)
+    assert run(["fsc", "in.png", "run/half2.mrc", "--plot", "in.png", "--overwrite"]) == 1
+    assert content(project) == before
+
+
+def test_what_a_run_was_made_from_is_found_from_another_folder(project, tmp_path, monkeypatch):
+    """summary.json names the particles and the mask as they were given, from the folder of the command."""
+    before = content(project)
+    monkeypatch.chdir(tmp_path)
+    for name in ("p.h5", "p.star", "given.mrc", "reference.mrc"):
+        with pytest.raises(UserError, match="would replace what it is made from"):
+            mr.write_report(project / "run", project / name, overwrite=True)
+    assert content(project) == before
+
+
+@pytest.mark.parametrize(("words", "name", "source"), [
+    ("postprocess run -o out", "mask.mrc", "given.mrc"), ("reconstruct p.h5 -o out", "fsc.csv", "p.star"),
+    ("reconstruct p.star -o out", "volume.mrc", "s.mrcs"),
+])
+def test_no_file_of_a_folder_is_one_that_the_run_was_made_from(project, words, name, source):
+    os.mkdir("out")
+    os.link(source, f"out/{name}")
+    before = content(project)
+    assert run([*words.split(), "--overwrite", "-q"]) == 1
+    assert content(project) == before
+
+
+def test_a_saved_result_or_a_local_resolution_replaces_no_origin(copied):
+    os.mkdir("out")
+    os.link("given.mrc", "out/sharpened.mrc")
+    os.link("given.mrc", "run/locres.mrc")
+    before = content(copied)
+    with pytest.raises(UserError, match="out/sharpened.mrc is the mask"):
+        mr.Result("run").save("out", overwrite=True)
+    assert run("postprocess run --local-resolution --overwrite -q".split()) == 1
+    assert content(copied) == before
+
+
+def test_a_list_of_rows_is_kept(project):
+    (project / "list.txt").write_text("000001@s.mrcs\n000002@s.mrcs\n")
+    before = content(project)
+    with pytest.raises(UserError, match="list.txt is the list of rows"):
+        mr.read_star("p.star", select="rlnImageName=@list.txt", output="list.txt", overwrite=True)
+    assert content(project) == before
+    made = mr.read_star("p.star", select="rlnImageName=@list.txt")
+    with pytest.raises(UserError, match="list.txt is the file that these particles were imported from"):
+        made.save("list.txt", overwrite=True)
+    assert content(project) == before
+
+
 @pytest.mark.parametrize("words", [
     "reconstruct p.h5 -o {} --overwrite", "null p.h5 -o {} --overwrite", "path p.h5 -o {} --overwrite",
     "reconstruct p.h5 -o {}",
@@ -298,8 +423,6 @@ def test_a_read_only_folder_is_refused_before_anything_is_done(tmp_path, monkeyp
 
 
 def test_from_python_too(copied):
-    import mpirecon as mr
-
     os.mkdir("out")
     os.link("p.h5", "out/particles.h5")
     before = content(copied)
@@ -313,8 +436,6 @@ def test_from_python_too(copied):
 
 
 def test_saved_results_take_the_place_of_older_ones(copied):
-    import mpirecon as mr
-
     mr.Result("run").save("saved")
     for name in os.listdir("run"):
         assert os.path.isdir(f"run/{name}") or open(f"run/{name}", "rb").read() == open(f"saved/{name}", "rb").read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,8 @@ def _against(run: Reconstruction, outcome: Outcome, maps: dict, reference: Path)
     box, pixel_size = run.file.box, run.file.pixel_size
     at = crossing(_scored(run, outcome, maps), 0.143, box, pixel_size)
     mean = (maps["half1"] + maps["half2"]) / 2  # the volume may be masked already
-    return compare_with_reference(mean, pixel_size, read_map(reference), Path(reference).name, run.engine.mask, at)
+    found = compare_with_reference(mean, pixel_size, read_map(reference), Path(reference).name, run.engine.mask, at)
+    return replace(found, path=os.path.abspath(reference))
 
 
 def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, place, logs, against=None) -> dict:
@@ -137,8 +139,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         found["by_kind"] = with_effects(found["by_kind"], columns, resolution, wavelength)
     summary = _summary(run, outcome, about | {"detection": found}, headline, columns, ranks)
     summary |= _time(run, ranks) | {"reference": None if against is None
-                                    else {**against.as_dict(), "path": os.path.abspath(reference),
-                                          "sentence": against.sentence}}
+                                    else {**against.as_dict(), "sentence": against.sentence}}
     more_to_warn_of = (
         run.problem.parted, *_levels(run), *shift_warnings(outcome.records), *_map_warnings(run, summary, columns),
         no_agreement_warning(curves["fsc"], file.box * pixel_size), _outside(run, maps), _asymmetric_mask(run),

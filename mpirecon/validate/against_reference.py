@@ -27,12 +27,12 @@ _MIRRORED = 0.5
 class AgainstReference:
     """A map beside a reference.
 
-    file : the reference
+    file, path : the reference's name, and where it is
     correlation : of both in the mask, low-passed to the map's resolution, −1 … 1
     mirrored : the largest of the reference's mirror images
     fsc : (n // 2 + 1,) in the mask
     resolution_05, resolution_0143 : Å where that falls below, None where it never does
-    warnings : sentences. All but `file` and `warnings` are None where the two cannot be compared.
+    warnings : sentences. All but `file`, `path` and `warnings` are None where the two cannot be compared.
     """
 
     file: str
@@ -42,6 +42,7 @@ class AgainstReference:
     resolution_05: float | None = None
     resolution_0143: float | None = None
     warnings: tuple[str, ...] = ()
+    path: str = ""
 
     def as_dict(self) -> dict:
         """For summary.json; the curve is in fsc.csv."""
