@@ -185,7 +185,11 @@ def test_jobs_and_dry_runs_go_by_it_and_say_so(slow, tmp_path):
 
 
 def test_another_file(slow, tmp_path, monkeypatch):
-    path = tmp_path / "node.json"
+    path, other = tmp_path / "node.json", tmp_path / "particles.h5"
+    other.write_bytes(b"\x89HDF images")
+    with pytest.raises(UserError, match="particles.h5 exists already and is not a calibration"):
+        run("--calibrate", other)
+    assert other.read_bytes() == b"\x89HDF images"
     assert f"MPIRECON_MACHINE={path}" in run("--calibrate", path).stdout
     assert calibration().host is None
     monkeypatch.setenv("MPIRECON_MACHINE", str(path))

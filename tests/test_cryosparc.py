@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from importing import N, pixels, run, save_stack
 from scipy.spatial.transform import Rotation
 
+import mpirecon as mr
 from mpirecon.cli.import_ import command
 from mpirecon.errors import UserError
 from mpirecon.io.cryosparc import read_cryosparc
@@ -166,7 +167,12 @@ def test_passthrough_is_joined_by_uid(tmp_path):
     extra = save_cs(tmp_path / "passthrough.cs", other)
     with pytest.raises(UserError, match="columns are missing: ctf/df1_A.*--passthrough, or supply .*--voltage"):
         read_cryosparc(cs)
+    one = [mr.read_cs(cs, passthrough=given).metadata().ctf for given in (str(extra), extra, [extra])]
     file, _ = run(cs, "--passthrough", extra)
+    for ctf in one:  # a text is a name, not a list of letters
+        np.testing.assert_array_equal(ctf, file.metadata().ctf)
+    with pytest.raises(UserError, match="nosuch.cs"):
+        mr.read_cs(cs, passthrough="nosuch.cs")
     reference, _ = run(make(tmp_path), output=tmp_path / "whole.h5")
     for name in ("quaternion", "shift"):
         np.testing.assert_array_equal(*(getattr(f.metadata().pose, name) for f in (file, reference)))

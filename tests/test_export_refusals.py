@@ -34,6 +34,19 @@ def test_what_is_refused(tmp_path):
     refused(folder, "no particles.h5, so this is not the folder of a finished run", "--star", tmp_path / "n.star")
 
 
+def test_a_name_that_says_another_format_is_refused(tmp_path):
+    folder = finish(run(make(tmp_path))[0].path, tmp_path / "out")
+    refused(folder, "--star .*k.cs: the name must end in .star; a cryoSPARC file is written with --cs",
+            "--star", tmp_path / "k.cs")
+    refused(folder, "--star .*k.txt: the name must end in .star$", "--star", tmp_path / "k.txt")
+    refused(folder, "--cs .*k.star: the name must end in .cs; a STAR file is written with --star",
+            "--cs", tmp_path / "k.star")
+    for name in ("k.txt", "k"):  # a STAR file was written under them
+        refused(folder, f"--cs .*{name}: the name must end in .cs$", "--cs", tmp_path / name)
+    assert not list(tmp_path.glob("k*"))
+    assert "particles" in export(folder, "--star", tmp_path / "named")
+
+
 def test_nothing_kept_or_discarded(tmp_path):
     folder = finish(run(make(tmp_path))[0].path, tmp_path / "out", np.ones(8, bool))
     refused(folder, r"d.star: there are no such particles \(the run kept 8 of 8\)", "--discarded", tmp_path / "d.star")

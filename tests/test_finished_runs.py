@@ -35,6 +35,62 @@ def test_exported_particles_are_those_of_the_command(finished, tmp_path, cli):
     mr.export(finished / "run", **names, stack=tmp_path / "all.mrcs", overwrite=True)
 
 
+@pytest.mark.parametrize("words", [
+    {"poses": "Used"}, {"poses": None}, {"poses": 5}, {"poses": ""}, {"coordinates": "flip"}, {"coordinates": ""},
+])
+def test_a_word_that_an_export_does_not_know_is_refused(finished, tmp_path, words):
+    """It was taken for the default."""
+    with pytest.raises(mr.UserError, match=f"--{next(iter(words))} .*choose one of"):
+        mr.export(finished / "run", star=tmp_path / "k.star", stack=tmp_path / "k.mrcs", **words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_path_of_one_mtf_is_no_list_of_letters(finished, tmp_path):
+    mtf = tmp_path / "mtf.star"
+    mtf.write_text("data_\nloop_\n_rlnResolutionInversePixel\n_rlnMtfValue\n0 1\n0.5 0.4\n")
+    for given in (str(mtf), mtf, [(None, mtf)]):
+        with pytest.raises(mr.UserError, match="--mtf: RELION takes MTFs by"):  # it was read
+            mr.export(finished / "run", star=tmp_path / "k.star", stack=tmp_path / "k.mrcs", mtf=given)
+
+
+class Named:
+    """What names a file, and is neither str nor Path."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __fspath__(self):
+        return self.path
+
+
+@pytest.mark.parametrize("kind", [str, Path, Named])
+def test_a_file_is_named_by_any_kind_of_path(finished, tmp_path, kind):
+    there, new = (lambda name: kind(finished / name)), (lambda name: kind(tmp_path / name))
+    assert mr.write_report(there("run")) == finished / "run" / "report.html"
+    assert mr.write_report(there("run"), new("r.html")) == tmp_path / "r.html"
+    assert mr.view(there("run/volume.mrc"), new("v.html")) == tmp_path / "v.html"
+    assert mr.compare(there("run"), there("run"), particles1=there("particles.h5")).write(new("c.html")).is_file()
+    mr.export(there("run"), star=new("k.star"), discarded=new("d.star"), stack=new("k.mrcs"),
+              particles=there("particles.h5"))
+    found = mr.fsc(there("run/half1.mrc"), there("run/half2.mrc"), there("run/mask.mrc"))
+    assert found.comparison.first == str(finished / "run/half1.mrc")
+    found.draw(new("f.svg"))
+    found.comparison.write(new("f.csv"))
+    linked = mr.read_star(new("k.star"), data_dir=new(""), stack=new("k.mrcs"), output=new("l.h5"))
+    mr.ForwardModel(linked.save(new("again.h5")), slice(4)).write(there("run/volume.mrc"), new("p.mrcs"))
+    mr.simulate(there("run/volume.mrc"), 8, new("s.h5"), second=there("run/volume.mrc"), second_fraction=0.2,
+                truth_map=new("t.mrc"))
+    mr.automatic_mask(there("run/volume.mrc")).write(new("m.mrc"))
+    assert mr.read_map(new("m.mrc")).box == mr.open(new("again.h5")).box == 24
+    scores = mr.score(there("run/half1.mrc"), there("run/half2.mrc"), new("k.star"), new("s.csv"), star=new("s.star"),
+                      mask=there("run/mask.mrc"))
+    assert len(scores) == len(linked) and (tmp_path / "s.star").is_file()
+    result = mr.reconstruct(there("particles.h5"), new("run"), iterations=1, mask=there("run/mask.mrc"),
+                            reference=there("run/volume.mrc"))
+    assert result.summary["configuration"]["mask"] == str(finished / "run/mask.mrc")
+    mr.Result(new("run")).save(new("saved"))
+
+
 def test_the_report_is_written_again(finished, tmp_path, cli):
     own = finished / "run" / "report.html"
     before = own.read_bytes()
@@ -76,11 +132,18 @@ def test_a_comparison_is_drawn(finished, tmp_path, cli):
     assert _drawn(tmp_path / "fsc.svg") == _drawn(tmp_path / "command.svg") > 5
     with pytest.raises(mr.UserError, match="fsc.svg exists"):
         found.draw(tmp_path / "fsc.svg")
-    with pytest.raises(mr.UserError, match="cannot draw .doc"):
-        found.draw(tmp_path / "fsc.doc")
+    for ending in (".doc", ".jpg", ".gif", ".eps"):
+        with pytest.raises(mr.UserError, match=f"cannot draw {ending}; use .png, .svg or .pdf"):
+            found.draw(tmp_path / f"fsc{ending}")
+        done = cli("fsc", *halves, "--plot", tmp_path / f"fsc{ending}")
+        assert done.returncode == 1 and f"cannot draw {ending}; use .png, .svg or .pdf" in done.stderr
+        assert not (tmp_path / f"fsc{ending}").exists()
+    for ending, start in ((".PNG", b"\x89PNG"), (".pdf", b"%PDF")):
+        found.draw(tmp_path / f"fsc{ending}")
+        assert (tmp_path / f"fsc{ending}").read_bytes().startswith(start)
     with pytest.raises(mr.UserError, match="of no two maps"):
         mr.Result(finished / "run").fsc.draw(tmp_path / "other.svg")
-    assert not (tmp_path / "fsc.doc").exists() and not (tmp_path / "other.svg").exists()
+    assert not (tmp_path / "other.svg").exists()
 
 
 def _drawn(path: Path) -> int:

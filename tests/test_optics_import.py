@@ -11,7 +11,9 @@ import pytest
 from importing import OPTICS, N, make, refused, run, table
 from test_reconstruct_relion import compare, density
 
+import mpirecon as mr
 from mpirecon.cli import run as mpirecon
+from mpirecon.errors import UserError
 from mpirecon.io.mrc import StackReader, write_map, write_stack
 from mpirecon.io.star import write_star
 from mpirecon.model import Pose, make_ctf
@@ -100,6 +102,12 @@ def test_mtf_is_relative_to_the_mean_of_the_groups(tmp_path):
     expected = np.stack([1 - k, 1 - 1.4 * k])
     np.testing.assert_allclose(file.aberrations().mtf, expected / expected.mean(axis=0), rtol=1e-9)
     assert "MTF relative to the mean of the groups in 2 of 2" in text
+    held = (tmp_path / "a.star").read_bytes()
+    for write in (lambda: mr.read_star(tmp_path / "p.star", output=tmp_path / "a.star", overwrite=True),
+                  lambda: mr.open(file.path).save(tmp_path / "a.star", overwrite=True)):
+        with pytest.raises(UserError, match="would replace what it is made from"):
+            write()
+    assert (tmp_path / "a.star").read_bytes() == held
     same = {**optics, "rlnMtfFileName": ["a.star", "a.star"]}
     assert run(make(tmp_path, particles, same), "--overwrite")[0].aberrations() is None
     _, text = run(make(tmp_path, particles, {**optics, "rlnMtfFileName": ["a.star", "c.star"]}), "--overwrite")

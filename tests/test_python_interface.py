@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 import mpirecon as mr
+from mpirecon.io.optics_table import read_mtf
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.mask import make_mask
@@ -295,6 +297,8 @@ def test_saved_particles_are_the_same(particles, tmp_path):
     saved = particles.save(tmp_path / "copy.h5")
     np.testing.assert_array_equal(mr.open(tmp_path / "copy.h5").table, particles.table)
     with pytest.raises(mr.UserError, match="exists"):
+        particles.save(tmp_path / "copy.h5")
+    with pytest.raises(mr.UserError, match="would replace what it is made from"):
         saved.save(tmp_path / "copy.h5")
 
 
@@ -424,3 +428,62 @@ def test_scripts_of_the_gallery_run(script, tmp_path, shared_data, monkeypatch):
     assert (tmp_path / f"{script.stem}.png").stat().st_size > 5000
     page = (script.parent.parent / "python.md").read_text(encoding="utf-8")
     assert f"gallery/{script.name}" in page and f"img/gallery_{script.stem}.png" in page
+
+
+@pytest.mark.parametrize("read", [mr.read_star, mr.read_cs])
+def test_a_folder_is_no_table(result, tmp_path, monkeypatch, read):
+    """The number of an open file was taken for its name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(mr.UserError, match=rf"^{result.folder} is a folder; a table of particles \(.star or .cs\)"):
+        read(result.folder)
+    with pytest.raises(mr.UserError, match=r"^\. is a folder"):
+        read("")
+    with pytest.raises(mr.UserError, match=r"^cannot read \."):
+        mr.read_map("")
+    with pytest.raises(mr.UserError, match=f"^{tmp_path} is a folder; a STAR file"):
+        read_mtf(tmp_path)
+
+
+def test_files_of_its_own_are_called_what_they_are(particles, result, cli):
+    path = particles.path
+    with pytest.raises(mr.UserError, match=f"^{path} is no STAR file: it is a particle file .*mpirecon.open"):
+        mr.read_star(path)
+    done = cli("fsc", path, path)
+    assert done.returncode == 1 and "is no MRC file: it is a particle file" in " ".join(done.stderr.split())
+    with pytest.raises(mr.UserError, match="it is the particle table of a run"):
+        mr.read_map(result.folder / "particles.h5")
+    with h5py.File(path.parent / "other.h5", "w"):
+        pass
+    with pytest.raises(mr.UserError, match="other.h5 is a HDF5 file"):
+        mr.read_map(path.parent / "other.h5")
+
+
+def test_maps_are_written_that_can_be_read(tmp_path):
+    for value, words in ((np.nan, "NaN or infinite"), (-np.inf, "NaN or infinite"), (1e30, "which no map has")):
+        array = np.zeros((8, 8, 8), np.float32)
+        array[1, 2, 3] = value
+        with pytest.raises(mr.UserError, match=f"v.mrc: the map holds .*{words}"):
+            mr.Volume(array, 2.0).write(tmp_path / "v.mrc")
+    for ending in (".gz", ".bz2", ".XZ"):
+        with pytest.raises(mr.UserError, match=f"leave {ending.lower()} out of the name"):
+            mr.Volume(np.ones((8, 8, 8)), 2.0).write(tmp_path / f"v.mrc{ending}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("option", "words"), [
+    ({"backend": "gpu"}, "--backend gpu: choose one of auto, cpu, cuda"), ({"backend": None}, "--backend None"),
+    ({"transport": "fast"}, "--transport fast: choose one of"), ({"log_particles": "some"}, "--log-particles some"),
+    ({"log_particles": ""}, "choose one of none, last, all"),
+])
+def test_words_that_no_option_takes_are_refused(particles, option, words):
+    with pytest.raises(mr.UserError, match=words):
+        mr.reconstruct(particles, iterations=1, **option)
+
+
+@pytest.mark.parametrize(("option", "words"), [
+    ({"dtype": "int8"}, "--dtype int8: choose one of auto, float32, float16"), ({"contrast": ""}, "--contrast"),
+    ({"rescale": "all"}, "--rescale all: expected common"), ({"select": "x"}, "--select 'x': expected COLUMN=VALUES"),
+])
+def test_words_that_no_import_takes_are_refused(tmp_path, option, words):
+    with pytest.raises(mr.UserError, match=words):
+        mr.read_star(tmp_path / "p.star", **option)

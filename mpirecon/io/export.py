@@ -80,7 +80,8 @@ def export_run(
         asked for cannot hold these particles.
     """
     targets = _targets(options)
-    refuse_inputs(targets, chain(run_inputs(folder, options.particles), (Input("MTF", path) for _, path in options.mtf)))
+    transfer = (Input("MTF", path) for _, path in options.mtf)
+    refuse_inputs(targets, chain(run_inputs(folder, options.particles), transfer))
     _check_options(options)
     for target in targets:
         refuse_existing(target, options.overwrite)

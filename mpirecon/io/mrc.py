@@ -222,8 +222,7 @@ def read_map(path: str | os.PathLike, pixel_size: float | None = None) -> Volume
     UserError
         naming the file when it is not a complete MRC map, not cubic, has unequal or no pixel sizes, or is not finite.
     """
-    path = Path(path)
-    seen = Fingerprint.of(path) if path.exists() else None
+    seen = Fingerprint.of(Path(path)) if Path(path).exists() else None
     header = read_header(path)
     if len(set(header.shape)) > 1:
         raise UserError(f"{path}: a map must be a cube, this is {' x '.join(map(str, header.shape[::-1]))} voxels")
@@ -241,17 +240,16 @@ def read_map(path: str | os.PathLike, pixel_size: float | None = None) -> Volume
 
 def _check_voxels(path: str | os.PathLike, voxels: np.ndarray) -> None:
     """Raise UserError for what no map has."""
-    if not np.isfinite(voxels).all():
+    if not np.isfinite(largest := max(-voxels.min(), voxels.max())):
         raise UserError(f"{path}: the map holds NaN or infinite voxels")
-    if (largest := max(-voxels.min(), voxels.max())) > LARGEST:
+    if largest > LARGEST:
         raise UserError(f"{path}: the map holds voxels of {largest:.3g}, which no map has; it is damaged")
 
 
 def _isotropic(path: str | os.PathLike, voxel_size: tuple[float, float, float]) -> float:
     if min(voxel_size) <= 0 or not np.isfinite(voxel_size).all():
-        raise UserError(
-            f"{path}: the header gives no pixel size; set one, for example with relion_image_handler --angpix"
-        )
+        raise UserError(f"{path}: the header gives no pixel size; set one, for example with relion_image_handler "
+                        "--angpix")
     if max(voxel_size) - min(voxel_size) > 1e-3 * max(voxel_size):
         raise UserError(
             f"{path}: the pixel size differs between x, y and z ({', '.join(f'{v:g}' for v in voxel_size)} Å)"
@@ -296,8 +294,7 @@ def write_stack(
     Raises
     ------
     UserError
-        when the file exists and overwrite is False, its name says that it is compressed, or writing fails; nothing is
-        left behind.
+        as write_map, but for its voxels.
     """
     refuse_packed_name(path)
     totals = _Totals()

@@ -112,14 +112,14 @@ class Comparison:
 
 
 def compare_maps(a: Volume, b: Volume, mask: Volume | str | None = None, *, names: Sequence[str],
-                 randomise: bool = False, cones: bool = False, seed: int = 1, files: Sequence[Input] = ()) -> Comparison:
+                 files: Sequence[Input] = (), randomise: bool = False, cones: bool = False,
+                 seed: int = 1) -> Comparison:
     """FSC of two maps of one grid, also within a mask when one is given; it must share box and pixel size.
 
     mask : or "auto" for one made of the mean of the maps
-    names : of the two maps and the mask, for messages
+    names : of the two maps and the mask, for messages; files : those of them that are files
     randomise : also correct for the mask by random phases, drawn for `seed`
     cones : also by direction, in the mask when there is one
-    files : those among them
 
     Raises
     ------
