@@ -199,7 +199,10 @@ def _how(run: Path, asked: list[str], overwrite: bool, inputs: list[Path]) -> li
 def _export(job) -> None:
     from mpirecon.batch.external_job import DISCARDED, KEPT
     from mpirecon.io.export import ExportOptions, export_run
+    from mpirecon.io.inputs import refuse_inputs
+    from mpirecon.io.run_inputs import run_origins
 
+    refuse_inputs(job.targets(), run_origins(job.run))
     report = export_run(
         job.run, ExportOptions(star=job.folder / KEPT, discarded=job.folder / DISCARDED, overwrite=True)
     )
