@@ -167,7 +167,7 @@ def test_images_of_a_simulated_file_are_its_signal(command):
     [
         (["missing.mrc", "particles.h5"], ["missing.mrc"]),
         (["map.mrc", "missing.h5"], ["missing.h5"]),
-        (["particles.h5", "particles.h5"], ["particles.h5", "HDF5 file; images are read from MRC stacks"]),
+        (["particles.h5", "particles.h5"], ["particles.h5 is no MRC file", "a particle file of"]),
         (["map.mrc", "map.mrc"], ["map.mrc", "not a particle file"]),
         (["large.mrc", "particles.h5"], ["box of 36", "32"]),
         (["coarse.mrc", "particles.h5"], ["3 Å", "2 Å", "rescale"]),

@@ -467,6 +467,8 @@ def test_maps_are_written_that_can_be_read(tmp_path):
     for ending in (".gz", ".bz2", ".XZ"):
         with pytest.raises(mr.UserError, match=f"leave {ending.lower()} out of the name"):
             mr.Volume(np.ones((8, 8, 8)), 2.0).write(tmp_path / f"v.mrc{ending}")
+        with pytest.raises(mr.UserError, match=f"leave {ending.lower()} out of the name"):
+            mr.simulate(mr.phantom(16), 4, tmp_path / f"p.h5{ending}")
     assert not list(tmp_path.iterdir())
 
 

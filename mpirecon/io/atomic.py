@@ -14,6 +14,7 @@ from pathlib import Path
 from mpirecon.errors import UserError
 from mpirecon.io.file_names import refuse_odd_target
 from mpirecon.io.inputs import Input, refuse_inputs
+from mpirecon.io.packed import refuse_packed_name
 
 _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
              errno.EFBIG: "the file size limit is reached"}
@@ -37,11 +38,12 @@ def refuse_existing(path: str | os.PathLike, overwrite: bool, inputs: Iterable[I
 
     inputs : what the command reads, none of which may be replaced
 
-    Raises UserError when the target is an input (even with `overwrite`), exists (without), is a folder,
-    or cannot be in its parent folder.
+    Raises UserError when the target is an input (even with `overwrite`), exists (without), is a folder, has the name
+    of a compressed file, or cannot be in its parent folder.
     """
     path = Path(path)
     refuse_odd_target(path)
+    refuse_packed_name(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file to write")
     refuse_inputs([path], inputs)

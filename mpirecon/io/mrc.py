@@ -20,7 +20,7 @@ from mrcfile.utils import machine_stamp_from_byte_order
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
 from mpirecon.io.fingerprint import Fingerprint, refuse_changed
-from mpirecon.io.packed import refuse_packed, refuse_packed_name
+from mpirecon.io.packed import refuse_packed
 from mpirecon.model.arrays import Volume
 
 #: MRC mode → type of a pixel
@@ -263,10 +263,9 @@ def write_map(path: str | os.PathLike, array, pixel_size: float, *, overwrite: b
     Raises
     ------
     UserError
-        when the file exists and overwrite is False, its name says that it is compressed, a voxel is none that
-        `read_map` takes, or writing fails; nothing is left behind.
+        when the file exists and overwrite is False, a voxel is none that `read_map` takes, or writing fails; nothing is
+        left behind.
     """
-    refuse_packed_name(path)
     array = np.ascontiguousarray(array, dtype=np.float32)
     _check_voxels(path, array)
     with atomic_path(path, overwrite) as temporary, mrcfile.new(temporary) as mrc:
@@ -294,9 +293,8 @@ def write_stack(
     Raises
     ------
     UserError
-        as write_map, but for its voxels.
+        when the file exists and overwrite is False, or writing fails; nothing is left behind.
     """
-    refuse_packed_name(path)
     totals = _Totals()
 
     with atomic_path(path, overwrite) as temporary, open(temporary, "wb") as file:
