@@ -84,9 +84,9 @@ def test_who_calls_decides(tmp_path, capsys):
         mr.simulate(particles=20, box=16, snr=-1)
     assert "--" not in str(refused.value)
     path = tmp_path / "p.h5"
-    particles = mr.simulate(mr.phantom(16, 6.0), 40, path, snr=np.inf)
+    mr.simulate(mr.phantom(16, 6.0), 40, path, snr=np.inf)
     with pytest.raises(mr.UserError, match="overwrite=True"):
-        particles.save(path)
+        mr.simulate(mr.phantom(16, 6.0), 40, path, snr=np.inf)
     for words in (["simulate", "--phantom", "--snr", "-1"], ["simulate", "--phantom"]):
         assert run([*words, "-o", str(path)]) == 1
         assert "--" + ("snr" if "-1" in words else "overwrite") in capsys.readouterr().err

@@ -25,10 +25,9 @@ from mpirecon.io.given_weights import ARRAY
 from mpirecon.io.particle_file import open_together
 from mpirecon.io.reading import READING, refuse_reading
 from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
-from mpirecon.io.run_log import LISTED, RankLog
+from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_summary
 from mpirecon.model.arrays import Volume as PlainVolume
-from mpirecon.model.choices import check_choice
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.agree import run_first
 from mpirecon.parallel.comm import Communicator, get_communicator, run_together, together
@@ -124,7 +123,6 @@ def reconstruct(
     from mpirecon.solvers.main import reconstruct as whole_run
 
     comm = as_communicator(comm)
-    check_choice("--log-particles", log_particles, (None, *LISTED))
     path, reading = source_of(particles, options)
     scratch = Scratch(comm)
     config = configuration(known_particles(particles, options), scratch, comm, loss=loss, weights=weights, **options)

@@ -19,7 +19,8 @@ from mpirecon.io.inputs import given
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_folder import LINKED, RECONSTRUCTION
-from mpirecon.io.run_log import launcher_environment, user_name, usually_listed
+from mpirecon.io.run_log import LISTED, launcher_environment, user_name, usually_listed
+from mpirecon.model.choices import check_choice
 from mpirecon.parallel.agree import run_first
 from mpirecon.parallel.comm import Communicator
 from mpirecon.solvers.attended import attended, summary_of_complete
@@ -61,6 +62,7 @@ def reconstruct(
     mend and StopRequested after a signal to stop.
     """
     start = time.time() if began is None else began
+    check_choice("--log-particles", log_particles, (None, *LISTED))
     checkpoints = None
 
     def state() -> str:
