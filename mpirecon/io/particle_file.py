@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.hdf5 import attributes_of, dataset_of, open_hdf5, reading
+from mpirecon.io.hdf5 import attributes_of, dataset_of, open_hdf5, read_all, reading
 from mpirecon.io.fingerprint import Fingerprint, Seen, change_of, refuse_changed
+from mpirecon.io.file_names import as_file_name
 from mpirecon.io.inputs import Input
 from mpirecon.io.linked import LinkedImages
 from mpirecon.io.particle_layout import DATASETS, TRUTH, check_lengths, checked_attributes, checked_pixel_size
@@ -126,10 +127,14 @@ class ParticleFile:
     def origins(self) -> Iterator[Input]:
         """The files that this one was imported from, as far as it says:
         its table, those joined to it, and its stacks."""
-        if "source" not in self._file:
+        if "source" not in self._there:
             return
-        yield Input("table that these particles were imported from", str(self._file["source"].attrs["path"]))
-        for path in self._file["source/files"][...] if "source/files" in self._file else ():
+        with reading(self.path, "/source"):
+            group = self._file["source"]
+            table = str(attributes_of(group, self.path)["path"])
+            files = read_all(group["files"]) if "files" in group else ()
+        yield Input("table that these particles were imported from", as_file_name(table))
+        for path in files:
             yield Input("file that these particles were imported from", os.fsdecode(path))
 
     def refuse_missing(self) -> None:
