@@ -12,6 +12,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
 from mpirecon.io.run_folder import PATH
+from mpirecon.io.run_log import ON_NOISE
 from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.stopping import StopRequested
@@ -229,7 +230,7 @@ class _Path:
         background = None if walk.run.config.normalise == OFF else Background(self.file.box)
         noise = NoiseFile(self.file, walk.run.config.seed, background)
         given = None if walk.run.given is None else walk.run.given.values
-        again = Walk(self.comm, noise, walk.run.config, self.options, walk.log, self.console,
+        again = Walk(self.comm, noise, walk.run.config, self.options, walk.log.part(ON_NOISE), self.console,
                      stop=walk.engine.pace.stop, weights=given,
                      mask=walk.mask)
         again.prepare(self.noise if self.noise.steps else None)
