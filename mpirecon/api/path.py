@@ -15,6 +15,7 @@ from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.run_folder import PATH
 from mpirecon.io.run_output import read_particle_table, read_summary
+from mpirecon.io.run_summary import WALKED
 from mpirecon.parallel.agree import run_first
 from mpirecon.robust.nested import checked_fractions
 
@@ -109,15 +110,13 @@ class SelectionPath:
     Raises
     ------
     UserError
-        when the folder does not hold a finished path.
+        when the folder does not hold a finished path, or its summary.json lacks something, being of another version.
     """
 
     def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None,
                  _summary: dict | None = None) -> None:
         self.folder, self._scratch = Path(folder), _scratch
-        self.summary = read_summary(folder) if _summary is None else _summary
-        if self.summary.get("kind") != PATH.kind:
-            raise UserError(f"{folder} holds a reconstruction, not a path; open it with mpirecon.Result")
+        self.summary = read_summary(folder, needs=WALKED, kind=PATH) if _summary is None else _summary
 
     @property
     def verdict(self) -> dict:

@@ -15,8 +15,9 @@ from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.inputs import Input, given
-from mpirecon.io.run_folder import PATH, RECONSTRUCTION, RunFolder
+from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
 from mpirecon.io.run_output import read_particle_table, read_summary
+from mpirecon.io.run_summary import RESULT
 
 
 class Result:
@@ -36,16 +37,13 @@ class Result:
     Raises
     ------
     UserError
-        when the folder does not hold a finished run.
+        when the folder does not hold a finished run, or its summary.json lacks something, being of another version.
     """
 
     def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None,
                  _summary: dict | None = None) -> None:
         self.folder, self._scratch = Path(folder), _scratch
-        self.summary = read_summary(folder) if _summary is None else _summary
-        if self.summary.get("kind") == PATH.kind:
-            raise UserError(f"{folder} holds a path of selections, not a reconstruction; open it with "
-                            f"mpirecon.SelectionPath")
+        self.summary = read_summary(folder, needs=RESULT, kind=RECONSTRUCTION) if _summary is None else _summary
 
     @cached_property
     def volume(self) -> Volume:
