@@ -9,6 +9,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+import mpirecon as mr
 from conftest import MPI_PROGRAMS
 from mpirecon.cli import run
 from mpirecon.errors import UserError
@@ -211,6 +212,28 @@ def test_a_change_in_words(tmp_path, change, words):
     assert words in change_of(tmp_path / "s.mrcs", seen)
     with pytest.raises(UserError, match=words):
         stack.refuse_changed()
+
+
+@pytest.mark.parametrize("how", ["another", "written"])
+def test_a_file_that_is_replaced_beneath_open_particles(tmp_path, how):
+    """What is read of it later would be of another set than its length."""
+    path = tmp_path / "p.h5"
+    particles = mr.simulate(mr.phantom(16), 20, path=path, seed=1)
+    mr.simulate(mr.phantom(16), 12, path=tmp_path / "other.h5", seed=2)
+    model = mr.ForwardModel(particles)
+    if how == "another":
+        os.replace(tmp_path / "other.h5", path)
+    else:
+        with h5py.File(path, "r+") as file:
+            file["half"][:] = 3 - file["half"][:]
+    for read in (particles.images, particles.metadata, lambda: particles.table, lambda: particles.column("x"),
+                 lambda: particles.save(tmp_path / "copy.h5"), lambda: mr.reconstruct(particles),
+                 lambda: mr.null(particles), lambda: mr.path(particles), lambda: mr.Reconstruction(particles),
+                 lambda: mr.score(mr.phantom(16), mr.phantom(16), particles), lambda: mr.ForwardModel(particles),
+                 lambda: model.write(mr.phantom(16), tmp_path / "stack.mrcs")):
+        with pytest.raises(UserError, match="p.h5 is not what it was when these Particles were opened: .*open it again"):
+            read()
+    assert len(mr.open(path).images()) == (12 if how == "another" else 20)
 
 
 def test_ranks_that_see_different_files(tmp_path):

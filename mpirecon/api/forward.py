@@ -13,7 +13,6 @@ from mpirecon.api.particles import Particles
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.mrc import write_stack
-from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.arrays import Stack
 from mpirecon.model.particles import ParticleSet
@@ -44,7 +43,7 @@ class ForwardModel:
 
     def __init__(self, particles: Particles, rows=slice(None), *, use_ctf: bool = True) -> None:
         self.particles, self.use_ctf = particles, use_ctf
-        with ParticleFile(particles.path) as file:
+        with particles.file() as file:
             self._seen, self.aberrations = file.seen, file.aberrations()
         self.about = particles.metadata(rows)
         self._operator = operators.ForwardModel(
@@ -99,7 +98,7 @@ class ForwardModel:
             as of `forward`; when the file exists (without `overwrite`), is one that this reads, or cannot be written;
             and when the particle file has changed.
         """
-        with ParticleFile(self.particles.path) as file:
+        with self.particles.file() as file:
             refuse_existing(path, overwrite, [*files_among(map=volume, particle_file=file.path), *file.inputs()])
         prepared = self._prepare(volume)
         with write_stack(path, self.particles.box, self.particles.pixel_size, overwrite=overwrite) as append:

@@ -322,7 +322,10 @@ def particles_of(given) -> Particles:
 def source_of(given, options: dict) -> tuple[Path, dict]:
     """(file of the particles, how it is read if it is a table); takes the second out of `options`."""
     reading = {name: options.pop(name) for name in READING if name in options}
-    return Path(given) if is_path(given) else given.path, reading
+    if is_path(given):
+        return Path(given), reading
+    given.refuse_replaced()
+    return given.path, reading
 
 
 def known_particles(given, options: dict) -> Particles | None:
