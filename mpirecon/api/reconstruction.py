@@ -43,8 +43,8 @@ from mpirecon.solvers.place import inputs_of
 from mpirecon.solvers.results import write_results
 from mpirecon.solvers.state import State as RunState
 
-#: name under which a loss without a usable name of its own is known
-_UNNAMED = "own"
+_UNNAMED = "own"  # name under which a loss without a usable name of its own is known
+_GIVEN_MASK = "given as an array"  # what such a mask is called
 
 
 def world() -> Communicator:
@@ -278,16 +278,18 @@ def configuration(particles: Particles | None, scratch: Scratch, comm: Communica
                   distance="explained", **options) -> Config:
     """The Config of a script's options; a mask that is no file is written to one. An array's voxels are the pixels of
     the particles, if those are known."""
-    check_names("a reconstruction", options, [field.name for field in fields(Config)])
+    check_names("a reconstruction", options, [field.name for field in fields(Config) if field.name != "mask_name"])
+    called = None
     if isinstance(mask, (PlainVolume, np.ndarray)):
         mask = _mask_file(as_volume(mask, None if particles is None else particles.pixel_size, "the mask"), scratch,
                           comm)
+        called = _GIVEN_MASK
     if isinstance(distance, distances.Distance):
         distance = distances.register(distance)
     name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
     named = weights if weights is None or isinstance(weights, str) else ARRAY
     return Config(**{"seed": 1, "loss": name, "weights": named, "distance": distance,
-                     "mask": None if mask is None else str(mask), **options})
+                     "mask": None if mask is None else str(mask), "mask_name": called, **options})
 
 
 def refuse_unmade_mask(config: Config, postprocess: bool) -> None:
@@ -322,10 +324,9 @@ def particles_of(given) -> Particles:
 def source_of(given, options: dict) -> tuple[Path, dict]:
     """(file of the particles, how it is read if it is a table); takes the second out of `options`."""
     reading = {name: options.pop(name) for name in READING if name in options}
-    if is_path(given):
-        return Path(given), reading
-    given.refuse_replaced()
-    return given.path, reading
+    if not is_path(given):
+        given.refuse_replaced()
+    return Path(given) if is_path(given) else given.path, reading
 
 
 def known_particles(given, options: dict) -> Particles | None:

@@ -8,8 +8,10 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator, SerialCommunicator
 from mpirecon.parallel.select import smallest_k
+from mpirecon.robust import losses
 from mpirecon.robust.distances import Distance
 from mpirecon.robust.losses import L2, MAD_TO_SIGMA, Loss, is_m_estimator, loss_names, make_loss
+from mpirecon.robust.own_code import digest_of_code
 from mpirecon.robust.particle_noise import NOISY, median_of
 from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.rules import Case, Rule
@@ -163,12 +165,15 @@ class ByNorm(Rule):
 
 _RULES: dict[str, Rule] = {rule.name: rule for rule in (LeastSquares(), Trimmed(), Posterior())}
 
+#: digests of those that scripts have added, of what they do
+_OWN: dict[str, str] = {}
+
 
 def add_rule(rule: Rule) -> str:
     """Have runs know a rule by its name; returns the name. UserError for the name of another loss."""
     if rule.name in rule_names():
         raise UserError(f"loss {rule.name}: there is one of this name already; choose another")
-    _RULES[rule.name] = rule
+    _RULES[rule.name], _OWN[rule.name] = rule, digest_of_code(rule)
     return rule.name
 
 
@@ -184,6 +189,11 @@ def rule_of(loss: str) -> Rule:
     if not is_m_estimator(loss):
         raise UserError(f"unknown loss {loss!r}; choose one of {', '.join(rule_names())}")
     return ByNorm(loss)
+
+
+def own_digest(loss: str) -> str | None:
+    """A digest of what a loss does that a script added, by whichever way; None of a built-in one."""
+    return _OWN.get(loss) or losses.own_digest(loss)
 
 
 def loss_value(
