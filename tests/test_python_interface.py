@@ -408,6 +408,12 @@ def test_a_script_under_mpirun_makes_the_same_map(particles, mpi_program, tmp_pa
     assert done.stdout.count("ranks agree") == 1
 
 
+@pytest.mark.parametrize("how", [[], ["by messages"]])
+def test_what_one_rank_was_given_is_refused_by_all(particles, mpi_program, how):
+    """Else the others would wait for it until the watchdog ends them, or one run would be of two settings."""
+    assert "every case was refused by all" in mpi_program(2, "differing_ranks.py", particles.path, *how).stdout
+
+
 GALLERY = sorted((Path(__file__).parent.parent / "docs" / "gallery").glob("*.py"))
 
 

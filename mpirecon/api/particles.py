@@ -20,7 +20,7 @@ from mpirecon.model.arrays import Stack
 from mpirecon.model.devices import on_host
 from mpirecon.model.draws import random_halves
 from mpirecon.model.pose import angular_distance
-from mpirecon.parallel.comm import SerialCommunicator, together
+from mpirecon.parallel.comm import SerialCommunicator, run_together, together
 
 _BATCH_BYTES = 64 * 2**20
 
@@ -92,7 +92,7 @@ class Particles:
                 if len(pose) != m:
                     raise UserError(f"Particles: {m} images, but {len(pose)} poses")
                 _write(path, stack.array, about)
-        self._attach(path, scratch)
+        run_together(comm, lambda: self._attach(path, scratch))  # on a host that does not share it there is no file
 
     @classmethod
     def _of_file(cls, path, scratch: Scratch | None = None, notes=(), warnings=()) -> Particles:

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, console_of, structured
 from mpirecon.api.maps import FSC, Volume, read_map
-from mpirecon.api.reconstruction import configuration, known_particles, source_of, unnamed
+from mpirecon.api.reconstruction import configuration, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.run_folder import PATH
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.io.run_summary import WALKED
-from mpirecon.parallel.agree import run_first
+from mpirecon.parallel.agree import run_first, run_together
 from mpirecon.robust.nested import checked_fractions
 
 
@@ -79,13 +80,15 @@ def path(
     from mpirecon.solvers.path_options import checked_options, first_run
 
     comm = as_communicator(comm)
-    source, reading = source_of(particles, options)
+    same_on_all(comm, output=output, schedule=schedule, steps=steps, random_draws=random_draws, high_pass=high_pass,
+                null=null, weights=weights, overwrite=overwrite, resume=resume, **options)
+    source, reading = run_together(comm, lambda: source_of(particles, options))
     scratch = Scratch(comm)
-    config = configuration(known_particles(particles, options), scratch, comm, weights=weights,
-                           **first_run(schedule, **options))
+    config = configuration(particles, scratch, comm, weights=weights, **first_run(schedule, **options))
     chosen = checked_options(schedule, None if steps is None else checked_fractions(steps), random_draws, high_pass,
                              null)
-    endurance = Endurance(signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout)
+    endurance = run_together(comm, lambda: Endurance(signal=checkpoint_signal, grace=grace,
+                                                     stall_timeout=stall_timeout))
     folder = scratch.path / "path" if output is None else Path(output)
     run_path(comm, source, folder, config, chosen, console_of(comm, verbose), overwrite=overwrite, resume=resume,
              endurance=endurance, began=began, weights=unnamed(weights), reading=reading)

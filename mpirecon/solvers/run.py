@@ -14,7 +14,7 @@ from mpirecon.backend.protocol import Ability
 from mpirecon.backend.store import ImageStore
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.parallel.comm import Communicator
+from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.jointly import select_over_ranks
@@ -66,7 +66,7 @@ class Reconstruction:
         self.comm, self.file, self.config, self.slab = comm, file, p.config, p.slab
         self.log, self.console = log, console
         self.given = p.given
-        self.start = p.starting_weights(start_weights)
+        self.start = run_together(comm, lambda: p.starting_weights(start_weights))
         self.engine = Engine(
             comm, p.backend, p.slab, ImageStore(p.backend, p.slab), p.config.scoring_folds, p.mask, timings, log,
             Pace(comm, console, stop), p.config.skip_bad, p.symmetry, deterministic=p.config.deterministic,
