@@ -88,7 +88,7 @@ def path(
     chosen = checked_options(schedule, None if steps is None else checked_fractions(steps), random_draws, high_pass,
                              null)
     endurance = run_together(comm, lambda: Endurance(signal=checkpoint_signal, grace=grace,
-                                                     stall_timeout=stall_timeout))
+                                                     stall_timeout=stall_timeout, kept=output is not None))
     folder = scratch.path / "path" if output is None else Path(output)
     run_path(comm, source, folder, config, chosen, console_of(comm, verbose), overwrite=overwrite, resume=resume,
              endurance=endurance, began=began, weights=unnamed(weights), reading=reading)

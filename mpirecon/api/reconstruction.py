@@ -43,6 +43,7 @@ from mpirecon.solvers.main import about_run
 from mpirecon.solvers.place import inputs_of
 from mpirecon.solvers.results import write_results
 from mpirecon.solvers.state import State as RunState
+from mpirecon.validate.grids import refuse_no_numbers
 
 _UNNAMED = "own"  # name under which a loss without a usable name of its own is known
 _GIVEN_MASK = "given as an array"  # what such a mask is called
@@ -132,7 +133,7 @@ def reconstruct(
     config = configuration(particles, scratch, comm, loss=loss, weights=weights, **options)
     refuse_unmade_mask(config, postprocess)
     endurance = run_together(comm, lambda: _endurance(checkpoint_every, signal=checkpoint_signal, grace=grace,
-                                                      stall_timeout=stall_timeout))
+                                                      stall_timeout=stall_timeout, kept=output is not None))
     folder = scratch.path / "run" if output is None else Path(output)
     whole_run(
         comm, path, folder, config, console_of(comm, verbose), overwrite=overwrite, log_particles=log_particles,
@@ -279,8 +280,7 @@ class Reconstruction:
 
 def configuration(particles, scratch: Scratch, comm: Communicator, *, loss, mask=None, weights=None,
                   distance="explained", **options) -> Config:
-    """The Config of a script's options; a mask that is no file is written to one. An array's voxels are the pixels of
-    the particles. Collective; the options are the same on all ranks."""
+    """The Config of a script's options, the same on all ranks; a mask that is no file is written to one. Collective."""
     check_names("a reconstruction", options, [field.name for field in fields(Config) if field.name != "mask_name"])
     called = None
     if isinstance(mask, (PlainVolume, np.ndarray)):
@@ -290,9 +290,9 @@ def configuration(particles, scratch: Scratch, comm: Communicator, *, loss, mask
     def checked() -> Config:
         of = distances.register(distance) if isinstance(distance, distances.Distance) else distance
         name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
-        named = weights if weights is None or isinstance(weights, str) else ARRAY
-        return Config(**{"seed": 1, "loss": name, "weights": named, "distance": of,
-                         "mask": None if mask is None else str(mask), "mask_name": called, **options})
+        named = {"weights": ARRAY if unnamed(weights) is not None else weights, "mask_name": called}
+        return Config(**{"seed": 1, "loss": name, "distance": of, "mask": None if mask is None else str(mask), **named,
+                         **options})
 
     return run_together(comm, checked)
 
@@ -310,6 +310,7 @@ def unnamed(weights) -> np.ndarray | None:
 
 def _mask_file(mask: Volume, scratch: Scratch, comm: Communicator) -> Path:
     path = scratch.path / "given_mask.mrc"
+    run_together(comm, lambda: refuse_no_numbers(mask.to_numpy(), "the mask"))
     run_first(comm, lambda: mrc.write_map(path, mask.to_numpy().astype(np.float32), mask.pixel_size, overwrite=True))
     return path
 

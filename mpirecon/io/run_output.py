@@ -19,7 +19,7 @@ from mpirecon.io.file_names import as_file_name
 from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.run_folder import KINDS, LINKED, PATH, RECONSTRUCTION
+from mpirecon.io.run_folder import KINDS, LINKED, NULL, PATH, RECONSTRUCTION
 from mpirecon.io.run_folder import Kind as RunKind
 from mpirecon.io.run_summary import ANY, check_summary
 from mpirecon.io.unfinished import state_of
@@ -115,6 +115,10 @@ def read_summary(folder: str | os.PathLike, marker: str = "summary.json", needs:
     if not path.is_file():
         if (state := state_of(Path(folder))) is not None:
             raise UserError(state)
+        other = next((other for other in KINDS if other.finished_in(Path(folder))), None)
+        if other is not None:
+            how = "mpirecon.NullTest" if other == NULL else "mpirecon.SelectionPath" if other == PATH else "mpirecon.Result"
+            raise UserError(f"{folder} holds a {other.name}, so there is no {marker} (in scripts, {how} opens it)")
         raise UserError(f"{folder}: no {marker}, so this is not the folder of a finished run")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))

@@ -73,7 +73,7 @@ def run_path(
             if place.complete:
                 return summary_of_complete(comm, console, place)
             watchdog.share(place.logs / ".pulse")
-            path = _Path(walk, place.path)
+            path = _Path(walk, place.path, endurance.kept)
             path.go(place.resumes)
             steps, random, verdict = path.assessed()
             summary = write_path(walk, place.staging, about_run(start), steps, random, verdict, path.null, place.path)
@@ -113,8 +113,8 @@ class _Path:
     null : what the same path made of noise, or None
     """
 
-    def __init__(self, walk: Walk, folder: Path) -> None:
-        self.walk, self.folder, self.options = walk, folder, walk.options
+    def __init__(self, walk: Walk, folder: Path, kept: bool = True) -> None:
+        self.walk, self.folder, self.options, self._kept = walk, folder, walk.options, kept
         self.comm, self.file, self.console = walk.comm, walk.file, walk.console
         self.steps: list[dict] = []
         self.random: list[dict] = []
@@ -261,10 +261,8 @@ class _Path:
 
     # what is kept of it
 
-    def _save(self) -> None:
-        """Write what is done; raises StopRequested, on all ranks,
-        if one of them received a signal to stop. Collective."""
-        signal = next((name for name in self.comm.allgather(self.walk.engine.pace.stop.received) if name), None)
+    def _write_state(self) -> None:
+        """Write what is done, for a run that resumes it. Collective."""
         whole = self.comm.gather_slabs(np.ascontiguousarray(self.walk.run.state.survey.power), len(self.file))
         with together(self.comm), self.walk.engine.timings("checkpoint"):
             if self.comm.rank == 0:
@@ -275,7 +273,14 @@ class _Path:
                 arrays = {"power": whole, "whole": self._whole, **self.walk.own_mask,
                           **walk_arrays("", self.walk.walked), **walk_arrays("noise_", self.noise)}
                 write_checkpoint(self.folder / NAME, facts, arrays)
-        self.saved = True
+
+    def _save(self) -> None:
+        """Write what is done; raises StopRequested, on all ranks,
+        if one of them received a signal to stop. Collective."""
+        signal = next((name for name in self.comm.allgather(self.walk.engine.pace.stop.received) if name), None)
+        if self._kept:
+            self._write_state()
+        self.saved = self._kept
         if signal:
             raise StopRequested(signal)
 
