@@ -175,7 +175,7 @@ def refuse_disabled() -> None:
     with suppress(ValueError):  # which Numba takes for 0
         if not int(text):
             return
-        raise UserError(f"{DISABLED}={text} has Numba compile nothing, and mpirecon's kernels are of no use uncompiled: "
+        raise UserError(f"{DISABLED}={text}: Numba compiles nothing, and mpirecon's kernels are of no use uncompiled: "
                         f"unset {DISABLED}")
 
 

@@ -175,8 +175,8 @@ def test_code_of_another_source_is_not_run(run, tmp_path):
 
 def test_uncompiled_kernels_are_refused(run, tmp_path):
     """Most cannot be run by Python: they say it alike, whether they were compiled before or not."""
-    refused = f"try:{ADD.replace(chr(10), chr(10) + '    ')}\nexcept mpirecon.errors.UserError as error:\n    print(error)"
-    refused = "import mpirecon.errors\n" + refused
+    refused = "import mpirecon.errors\ntry:" + ADD.replace("\n", "\n    ")
+    refused += "\nexcept mpirecon.errors.UserError as error:\n    print(error)"
     for _ in range(2):
         said, loaded = run(refused, NUMBA_DISABLE_JIT="1")
         assert said.startswith("NUMBA_DISABLE_JIT=1") and "unset NUMBA_DISABLE_JIT" in said and loaded == "False"

@@ -1,4 +1,4 @@
-"""That all ranks were given the same: a script runs on each of them, and may have read or drawn something else there."""
+"""That all ranks were given the same: a script runs on each, and may have read or drawn something else there."""
 
 from __future__ import annotations
 

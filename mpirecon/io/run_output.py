@@ -117,8 +117,9 @@ def read_summary(folder: str | os.PathLike, marker: str = "summary.json", needs:
             raise UserError(state)
         other = next((other for other in KINDS if other.finished_in(Path(folder))), None)
         if other is not None:
-            how = "mpirecon.NullTest" if other == NULL else "mpirecon.SelectionPath" if other == PATH else "mpirecon.Result"
-            raise UserError(f"{folder} holds a {other.name}, so there is no {marker} (in scripts, {how} opens it)")
+            how = {NULL.name: "NullTest", PATH.name: "SelectionPath"}.get(other.name, "Result")
+            raise UserError(f"{folder} holds a {other.name}, so there is no {marker} (in scripts, mpirecon.{how} opens "
+                            f"it)")
         raise UserError(f"{folder}: no {marker}, so this is not the folder of a finished run")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))

@@ -46,8 +46,8 @@ def state_of(folder: Path) -> str | None:
         return None
     if _finished(log):
         return (f"the run in {folder} ended well at {_moment(log)}, but its last file, {MARKERS[0]} ({MARKERS[1]} of "
-                f"a null run), is not there any more: it was removed, or the folder was not copied as a whole. Bring it "
-                f"back, or run it again with --overwrite{_how(started)}")
+                f"a null run), is not there any more: it was removed, or the folder was not copied as a whole. Bring "
+                f"it back, or run it again with --overwrite{_how(started)}")
     what = again.replace(" with --resume", "").replace(" with resume=True", "")
     return (f"the run in {folder} was ended at {_moment(log)}, before it had saved anything; {what} begins again"
             f"{_how(started)}")

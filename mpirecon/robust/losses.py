@@ -278,7 +278,7 @@ def register(name: str, loss: Callable) -> str:
     if name in LOSSES:
         raise UserError(f"loss {name}: a built-in loss has this name; choose another")
     if not callable(loss):
-        raise UserError(f"loss {name}: expected a function of distances or a class of losses, got {type(loss).__name__}")
+        raise UserError(f"loss {name}: expected a function of norms or a class of losses, got {type(loss).__name__}")
     calibrates = isinstance(loss, Calibrated) or (isinstance(loss, type) and issubclass(loss, Loss))
     _MAKERS[name] = loss if calibrates else lambda centre, scale: FunctionLoss(loss, name)
     _OWN[name] = digest_of_code(loss)  # now: it may keep count of something while it is called

@@ -67,7 +67,8 @@ def _described(value, within: list) -> object:
     if callable(value) and getattr(value, "__name__", None) and not getattr(value, "__dict__", None):
         return "built in", getattr(value, "__module__", None), value.__name__  # a ufunc, a function written in C
     looked_into = not _is_installed(type(value).__module__) or type(value).__module__.startswith(_OURS)
-    return "object", _described(type(value), within), _each(getattr(value, "__dict__", {}) if looked_into else {}, within)
+    held = getattr(value, "__dict__", {}) if looked_into else {}
+    return "object", _described(type(value), within), _each(held, within)
 
 
 def _each(held: Mapping, within: list) -> list:

@@ -37,7 +37,8 @@ def make_mask(file: ParticleFile, config: Config) -> SoftMask:
             )
         array = np.asarray(mask.array, np.float32)
         if array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
-            raise UserError(f"{config.mask_called}: mask values run from {array.min():g} to {array.max():g}; expected 0 … 1")
+            raise UserError(f"{config.mask_called}: mask values run from {array.min():g} to {array.max():g}; expected "
+                            "0 … 1")
         return SoftMask.of(array)
     edge = min(_MASK_EDGE, file.box / 8)
     largest = file.box / 2 - edge
