@@ -288,9 +288,9 @@ def test_another_function_or_array_is_refused_and_the_same_goes_on(particles, tm
     assert (tmp_path / "run" / "checkpoint.h5").exists()
     for changed, words in (
         ({"loss": weight_of(3)}, "made with another loss weight than it is now"),
-        ({"loss": lambda d: 1 / (1 + d)}, "--loss was weight and is own"),
-        ({"mask": mask / 2}, "another mask than that of now"), ({"mask": None}, "--mask was given and is the default"),
-        ({"weights": weights * 2}, "other weights of the particles"), ({"weights": None}, "--weights was an array"),
+        ({"loss": lambda d: 1 / (1 + d)}, "loss was weight and is own"),
+        ({"mask": mask / 2}, "another mask than that of now"), ({"mask": None}, "mask was given and is the default"),
+        ({"weights": weights * 2}, "other weights of the particles"), ({"weights": None}, "weights was an array"),
         ({"start_weights": starting[::-1]}, "other starting weights"), ({"start_weights": None}, "starting weights"),
     ):
         with pytest.raises(UserError, match=words) as error:

@@ -12,7 +12,8 @@ import numpy as np
 
 from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, check_names, console_of, is_path
-from mpirecon.api.maps import FSC, Volume, as_volume
+from mpirecon.api.given_mask import given_mask
+from mpirecon.api.maps import FSC, Volume
 from mpirecon.api.particles import Particles
 from mpirecon.api.reading import imported
 from mpirecon.api.reading import open as open_particles
@@ -20,7 +21,6 @@ from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.batch.units import parse_time
 from mpirecon.errors import UserError
-from mpirecon.io import mrc
 from mpirecon.io.formats import is_table
 from mpirecon.io.given_weights import ARRAY
 from mpirecon.io.particle_file import open_together
@@ -28,7 +28,6 @@ from mpirecon.io.reading import READING, refuse_reading
 from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_summary
-from mpirecon.model.arrays import Volume as PlainVolume
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.agree import run_first
 from mpirecon.parallel.comm import Communicator, get_communicator, run_together
@@ -43,10 +42,9 @@ from mpirecon.solvers.main import about_run
 from mpirecon.solvers.place import inputs_of
 from mpirecon.solvers.results import write_results
 from mpirecon.solvers.state import State as RunState
-from mpirecon.validate.grids import refuse_no_numbers
 
-_UNNAMED = "own"  # name under which a loss without a usable name of its own is known
-_GIVEN_MASK = "given as an array"  # what such a mask is called
+#: name under which a loss without a usable name of its own is known
+_UNNAMED = "own"
 
 
 def world() -> Communicator:
@@ -282,17 +280,13 @@ def configuration(particles, scratch: Scratch, comm: Communicator, *, loss, mask
                   distance="explained", **options) -> Config:
     """The Config of a script's options, the same on all ranks; a mask that is no file is written to one. Collective."""
     check_names("a reconstruction", options, [field.name for field in fields(Config) if field.name != "mask_name"])
-    called = None
-    if isinstance(mask, (PlainVolume, np.ndarray)):
-        given = run_together(comm, lambda: as_volume(mask, _pixel_size_for(mask, particles), "the mask"))
-        mask, called = _mask_file(given, scratch, comm), _GIVEN_MASK
+    mask, called = given_mask(mask, particles, scratch, comm)
 
     def checked() -> Config:
         of = distances.register(distance) if isinstance(distance, distances.Distance) else distance
         name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
         named = {"weights": ARRAY if unnamed(weights) is not None else weights, "mask_name": called}
-        return Config(**{"seed": 1, "loss": name, "distance": of, "mask": None if mask is None else str(mask), **named,
-                         **options})
+        return Config(**{"seed": 1, "loss": name, "distance": of, "mask": mask, **named, **options})
 
     return run_together(comm, checked)
 
@@ -306,13 +300,6 @@ def refuse_unmade_mask(config: Config, postprocess: bool) -> None:
 def unnamed(weights) -> np.ndarray | None:
     """Weights that are none by name."""
     return None if isinstance(weights, str) else weights
-
-
-def _mask_file(mask: Volume, scratch: Scratch, comm: Communicator) -> Path:
-    path = scratch.path / "given_mask.mrc"
-    run_together(comm, lambda: refuse_no_numbers(mask.to_numpy(), "the mask"))
-    run_first(comm, lambda: mrc.write_map(path, mask.to_numpy().astype(np.float32), mask.pixel_size, overwrite=True))
-    return path
 
 
 def _name_of(loss) -> str:
@@ -331,13 +318,6 @@ def source_of(given, options: dict) -> tuple[Path, dict]:
     if not is_path(given):
         given.refuse_replaced()
     return Path(given) if is_path(given) else given.path, reading
-
-
-def _pixel_size_for(mask, given) -> float | None:
-    """That of the particles, for a mask without one; None of a table's, which may be read as another."""
-    if isinstance(mask, PlainVolume) or (is_path(given) and is_table(given)):
-        return None
-    return particles_of(given).pixel_size
 
 
 def read_particles(given, comm: Communicator, options: dict, console: Console | None = None) -> Particles:
