@@ -53,6 +53,10 @@ cases = {
     "two tests": (mr.null, {"seed": comm.rank}, "seed is 0 on rank 0 and 1 on rank 1"),
     "maps": (lambda p, comm: mr.score(mr.Volume(mask, 3.0 + second), mr.Volume(mask, 3.0), p, comm=comm), {},
              "half1 is another map on rank 0 than on rank 1"),
+    "simulations": (lambda p, comm: mr.simulate(mr.phantom(16), 10, snr=0.5 + second, comm=comm), {},
+                    "snr is 0.5 on rank 0 and 1.5 on rank 1"),
+    "local resolution": (lambda p, comm: mr.local_resolution(mr.Volume(mask, 3.0), mr.Volume(mask, 3.0), comm=comm,
+                                                             radius=9.0 * (1 + second)), {}, "radius is 9.0 on rank 0"),
     "stepping": (mr.Reconstruction, {"folds": 2 + second}, "folds is 2 on rank 0 and 3 on rank 1"),
 }  # fmt: skip
 if len(sys.argv) > 2:  # decided by messages between the ranks
