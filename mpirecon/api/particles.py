@@ -116,8 +116,8 @@ class Particles:
     def refuse_replaced(self) -> None:
         """Raise UserError where the particle file was replaced, or written to, since these Particles were opened."""
         if (what := self._seen.change()) is not None:
-            raise UserError(f"{self.path} is not what it was when these Particles were opened: {what}; open it again "
-                            f"with mpirecon.open")
+            raise UserError(f"{self.path} has changed since it was opened: {what}; open it again, when nothing writes "
+                            f"to it")
 
     def __len__(self) -> int:
         return self._length
