@@ -61,5 +61,5 @@ def mask_in_words(file: ParticleFile, config: Config) -> str:
 def agree_on_mask(comm: Communicator, config: Config, mask: SoftMask) -> None:
     """A mask file that is replaced while the ranks read it must not cut each one's maps in its own way. Collective."""
     if config.masked_by_file and len(set(comm.allgather(mask.digest()))) > 1:
-        raise UserError(f"{config.mask_called} is not the same mask on all ranks: it was replaced while they read it, or "
-                        "the hosts' copies differ; start again when nothing writes to it")
+        raise UserError(f"{config.mask_called} is not the same mask on all ranks: it was replaced while they read it, "
+                        "or the hosts' copies differ; start again when nothing writes to it")
