@@ -267,8 +267,7 @@ def test_a_file_that_llvm_cannot_load_is_no_end(run_again, tmp_path):
     """Whatever is in it, if its sum is right."""
     file, = (tmp_path / "c").rglob("*.kernel")
     for content in (b"", b"{}\n", b'{"symbol": "x", "helpers": []}\n' + file.read_bytes()[32:].partition(b"\n")[2]):
-        file.write_bytes(hashlib.sha256(file.name.encode() + b"
-" + content).digest() + content)
+        file.write_bytes(hashlib.sha256(file.name.encode() + b"\n" + content).digest() + content)
         assert run_again(ADD)[0] == ADDED
 
 
