@@ -12,15 +12,20 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
 
+from mpirecon.errors import UserError
 from mpirecon.kernels import machine_code
 
 #: what moves the cache
 VARIABLE = "NUMBA_CACHE_DIR"
+
+#: what has Numba compile nothing
+DISABLED = "NUMBA_DISABLE_JIT"
 
 _log = logging.getLogger(__name__)
 
@@ -164,10 +169,25 @@ class Kernel(Later):
         return self._source, self._function.__module__, _bytecode(self._function.__code__), cells, options
 
 
+def refuse_disabled() -> None:
+    """Raise UserError where the environment has Numba compile nothing: Python cannot run the kernels."""
+    text = os.environ.get(DISABLED, "")
+    with suppress(ValueError):  # which Numba takes for 0
+        if not int(text):
+            return
+        raise UserError(f"{DISABLED}={text}: Numba compiles nothing, and mpirecon's kernels are of no use uncompiled: "
+                        f"unset {DISABLED}")
+
+
 def _compiled(function, cache: bool, options: dict):
+    refuse_disabled()
     import numba
 
     from mpirecon.kernels.kept_files import KernelCache
+
+    if numba.config.DISABLE_JIT:
+        raise UserError("Numba is configured to compile nothing (disable_jit in .numba_config.yaml, or "
+                        "numba.config.DISABLE_JIT), and mpirecon's kernels are of no use uncompiled: take it out")
 
     if folder := kept_in():
         numba.config.CACHE_DIR = folder

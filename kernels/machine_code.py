@@ -17,6 +17,7 @@ import logging
 import os
 import platform
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,6 +41,12 @@ _OF_ARRAYS = {"NRT_MemInfo_call_dtor"}
 
 #: Numba's settings that change no machine code
 _IRRELEVANT = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_WARNINGS")
+
+#: Numba's own file of settings, in the folder that a program is started in
+_SETTINGS_FILE = ".numba_config.yaml"
+
+#: s after which a file that nobody has read is of a version that nobody uses
+_UNUSED = 90 * 86400
 
 _LARGEST = 2**63 - 1
 
@@ -95,7 +102,20 @@ def _platform() -> tuple[str, ...]:
 
     library = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else platform.platform()
     return (binding.get_default_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten(),
-            str(library), str(sys.implementation.cache_tag))
+            str(library), str(sys.implementation.cache_tag), _settings_file())
+
+
+def _settings_file() -> str:
+    """What it says, for Numba is not imported to be asked; "" where there is none."""
+    try:
+        return repr(Path(_SETTINGS_FILE).read_bytes())
+    except OSError:
+        return ""
+
+
+def _digest(file: Path, content: bytes) -> bytes:
+    """Of a file's content and of its name, which says whose it is: another kernel's is not taken for this one's."""
+    return hashlib.sha256(file.name.encode() + b"\n" + content).digest()
 
 
 def load(file: Path, kinds_of: tuple[str, ...], otherwise: Callable) -> Callable | None:
@@ -107,7 +127,7 @@ def load(file: Path, kinds_of: tuple[str, ...], otherwise: Callable) -> Callable
     try:
         content = file.read_bytes()
         digest, content = content[:32], content[32:]
-        if hashlib.sha256(content).digest() != digest:
+        if _digest(file, content) != digest:
             return None
         head, _, code = content.partition(b"\n")
         head = json.loads(head)
@@ -173,12 +193,22 @@ def keep(file: Path, dispatcher, arguments: tuple, kinds_of: tuple[str, ...]) ->
             return
         symbol, code = found
         content = json.dumps({"symbol": symbol, "helpers": _helpers()}).encode() + b"\n" + code
-        temporary.write_bytes(hashlib.sha256(content).digest() + content)
+        temporary.write_bytes(_digest(file, content) + content)
         os.replace(temporary, file)  # whole or not at all, whoever else writes it
+        _remove_unused(file.parent)
     except Exception as error:  # no room, or another Numba: later processes ask Numba
         _log.debug("%s is not written: %s", file, error)
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove kernels that nobody has read for long: in a folder that users choose, those of all versions lie."""
+    for file in folder.glob("*.kernel"):
+        with suppress(OSError):  # another process has done it
+            about = file.stat()
+            if time.time() - max(about.st_atime, about.st_mtime) > _UNUSED:
+                file.unlink()
 
 
 @lru_cache

@@ -37,6 +37,13 @@ def test_alone(cli, tmp_path):
     assert list(tmp_path.iterdir()) == []  # nothing was made, and nothing is left
 
 
+def test_uncompiled_kernels_are_a_finding(cli):
+    result = cli("check", "--json", env={"NUMBA_DISABLE_JIT": "1"})
+    line, = (entry for entry in json.loads(result.stdout)["checks"] if entry["subject"] == "kernel cache")
+    assert result.returncode == 1 and line["status"] == FAIL
+    assert "NUMBA_DISABLE_JIT=1" in line["text"] and line["todo"] == "unset NUMBA_DISABLE_JIT"
+
+
 def test_on_three_ranks(mpirun, tmp_path):
     result = mpirun(3, ["-m", "mpirecon", "check", "--json", "-o", tmp_path])
     assert result.returncode == 0, result.stderr

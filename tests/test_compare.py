@@ -9,6 +9,7 @@ from test_cryosparc import make
 from test_weights import star_file
 
 import mpirecon as mr
+from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_identity import match_particles, plain_image_names
 
@@ -219,3 +220,43 @@ def test_planted_errors_are_counted_by_who_kept_them(folder, tmp_path):
     wrong, right = mr.open(folder / "made.h5").truth["pose_error"], kept(tmp_path / "sorted")
     assert found.wrong == {"both": (wrong & right).sum(), "first": (wrong & ~right).sum(), "second": 0, "neither": 0}
     assert f"{(wrong & ~right).sum()} with a simulated error" in found.write(tmp_path / "c.html").read_text()
+
+
+@pytest.mark.parametrize("name", [
+    "particles", "particles.file", "particles.count", "particles.box", "particles.pixel_size", "version", "started",
+    "seconds", "warnings", "configuration", "ranks", "resolution_0143", "resolution_05", "nyquist", "kept",
+    "keep_estimate", "iterations", "resolution_of.mask", "resolution_of.corrected"])
+def test_a_summary_of_another_version_is_named_with_what_it_lacks(folder, tmp_path, name):
+    """Whether a field is not there or is something else."""
+    shutil.copytree(folder / "one", tmp_path / "one")
+    marker, words = tmp_path / "one" / "summary.json", name.split(".")
+    for found in ("is missing", "is '<', and should be"):
+        about = summary = json.loads((folder / "one" / "summary.json").read_text())
+        for word in words[:-1]:
+            about = about[word]
+        text = isinstance(about[words[-1]], str)
+        about[words[-1]] = 7 if text else "<"
+        if found == "is missing":
+            del about[words[-1]]
+        marker.write_text(json.dumps(summary))
+        for runs in ((folder / "two", tmp_path / "one"), (tmp_path / "one", folder / "two")):
+            with pytest.raises(UserError, match=rf"one/summary\.json: {name} {found.replace('<', '7' if text else '<')}"
+                                                ".*another version of mpirecon"):
+                mr.compare(*runs)
+        if name in ("particles", "configuration", "warnings", "iterations", "resolution_0143", "keep_estimate"):
+            with pytest.raises(UserError, match=rf"summary\.json: {name} is"):
+                mr.Result(tmp_path / "one")
+
+
+def test_a_path_is_no_run_to_compare(folder, tmp_path):
+    mr.path(folder / "made.h5", tmp_path / "path", steps=(1, 0.6), null=False)
+    for read in (mr.Result, lambda path: mr.compare(folder / "one", path), lambda path: mr.compare(path, path)):
+        with pytest.raises(UserError, match="path holds a path of selections, not a reconstruction"):
+            read(tmp_path / "path")
+    summary = json.loads((tmp_path / "path" / "summary.json").read_text())
+    steps = [{**step, "fsc": "none"} for step in summary["steps"]]
+    for changed, words in (({"verdict": {}}, "verdict.best is missing"), ({"random": None}, "random is null"),
+                           ({"steps": steps}, r"steps\[0\].fsc is 'none', and should be a list")):
+        (tmp_path / "path" / "summary.json").write_text(json.dumps({**summary, **changed}))
+        with pytest.raises(UserError, match=words):
+            mr.SelectionPath(tmp_path / "path")

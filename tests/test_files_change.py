@@ -9,6 +9,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+import mpirecon as mr
 from conftest import MPI_PROGRAMS
 from mpirecon.cli import run
 from mpirecon.errors import UserError
@@ -185,7 +186,7 @@ def test_what_is_made_of_images_that_change_is_not_written(project, monkeypatch,
 
         monkeypatch.setattr(ParticleFile, name, changes)
     assert run([*words, "-q"]) == 1
-    assert "p.h5 has changed while it was read" in capsys.readouterr().err and not os.path.exists("k.mrcs")
+    assert "p.h5 has changed " in capsys.readouterr().err and not os.path.exists("k.mrcs")
 
 
 def test_a_map_that_changes_while_it_is_read(tmp_path, monkeypatch):
@@ -211,6 +212,28 @@ def test_a_change_in_words(tmp_path, change, words):
     assert words in change_of(tmp_path / "s.mrcs", seen)
     with pytest.raises(UserError, match=words):
         stack.refuse_changed()
+
+
+@pytest.mark.parametrize("how", ["another", "written"])
+def test_a_file_that_is_replaced_beneath_open_particles(tmp_path, how):
+    """What is read of it later would be of another set than its length."""
+    path = tmp_path / "p.h5"
+    particles = mr.simulate(mr.phantom(16), 20, path=path, seed=1)
+    mr.simulate(mr.phantom(16), 12, path=tmp_path / "other.h5", seed=2)
+    model = mr.ForwardModel(particles)
+    if how == "another":
+        os.replace(tmp_path / "other.h5", path)
+    else:
+        with h5py.File(path, "r+") as file:
+            file["half"][:] = 3 - file["half"][:]
+    for read in (particles.images, particles.metadata, lambda: particles.table, lambda: particles.column("x"),
+                 lambda: particles.save(tmp_path / "copy.h5"), lambda: mr.reconstruct(particles),
+                 lambda: mr.null(particles), lambda: mr.path(particles), lambda: mr.Reconstruction(particles),
+                 lambda: mr.score(mr.phantom(16), mr.phantom(16), particles), lambda: mr.ForwardModel(particles),
+                 lambda: model.write(mr.phantom(16), tmp_path / "stack.mrcs")):
+        with pytest.raises(UserError, match="p.h5 has changed since it was opened: .*; open it again"):
+            read()
+    assert len(mr.open(path).images()) == (12 if how == "another" else 20)
 
 
 def test_ranks_that_see_different_files(tmp_path):

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -172,9 +173,49 @@ def test_code_of_another_source_is_not_run(run, tmp_path):
     assert run(ADD) == ["[6.5, 8.5, 10.5, 12.5, 14.5, 16.5]", "True"]
 
 
-def test_uncompiled_kernels_are_run_as_they_are(run, tmp_path):
-    assert run(ADD, NUMBA_DISABLE_JIT="1") == [ADDED, "True"]
-    assert not list((tmp_path / "c").rglob("*.kernel"))
+def test_uncompiled_kernels_are_refused(run, tmp_path):
+    """Most cannot be run by Python: they say it alike, whether they were compiled before or not."""
+    refused = "import mpirecon.errors\ntry:" + ADD.replace("\n", "\n    ")
+    refused += "\nexcept mpirecon.errors.UserError as error:\n    print(error)"
+    for _ in range(2):
+        said, loaded = run(refused, NUMBA_DISABLE_JIT="1")
+        assert said.startswith("NUMBA_DISABLE_JIT=1") and "unset NUMBA_DISABLE_JIT" in said and loaded == "False"
+        assert run(ADD, NUMBA_DISABLE_JIT="0")[0] == ADDED
+    said = run("from numba import config\nconfig.DISABLE_JIT = True\n" + refused, NUMBA_OPT="2")
+    assert "configured to compile nothing" in said[0]
+
+
+def test_another_kernels_file_is_not_run(run, tmp_path):
+    """Whole as it is: of a kernel that takes the same, and of one that takes less."""
+    code = "out = np.zeros(1)\none.made(3)(out); print(out[0])\none.made(4)(out); print(out[0])\n"
+    assert run(code + ADD)[:3] == ["3.0", "4.0", ADDED]
+    files = sorted((tmp_path / "c").rglob("*.kernel"))
+    held = [file.read_bytes() for file in files]
+    assert len(files) == 3
+    for turn in (1, 2):
+        for file, content in zip(files, held[turn:] + held[:turn]):
+            file.write_bytes(content)
+        assert run(code + ADD) == ["3.0", "4.0", ADDED, "True"]
+        assert [file.read_bytes() for file in files] == held
+
+
+def test_settings_in_a_file_of_numbas_are_heeded(run, tmp_path, monkeypatch):
+    """They decide what the machine code is, as NUMBA_OPT does."""
+    monkeypatch.chdir(tmp_path)
+    run(ADD)
+    (tmp_path / ".numba_config.yaml").write_text("opt: 1\n")
+    assert run(ADD) == [ADDED, "True"]
+    assert len(list((tmp_path / "c").rglob("*.kernel"))) == 2 and run(ADD) == [ADDED, "False"]
+
+
+def test_kernels_that_nobody_uses_are_removed_in_time(run, tmp_path):
+    (tmp_path / "c").mkdir()
+    for name, days in (("old-0.kernel", 100), ("used-0.kernel", 10), ("theirs", 100)):
+        (tmp_path / "c" / name).touch()
+        os.utime(tmp_path / "c" / name, 2 * (time.time() - days * 86400,))
+    run(ADD)
+    assert {file.name for file in (tmp_path / "c").iterdir() if "-0" in file.name} == {"used-0.kernel"}
+    assert (tmp_path / "c" / "theirs").exists()
 
 
 def test_a_full_disk_costs_time_alone(run, tmp_path):
@@ -226,7 +267,7 @@ def test_a_file_that_llvm_cannot_load_is_no_end(run_again, tmp_path):
     """Whatever is in it, if its sum is right."""
     file, = (tmp_path / "c").rglob("*.kernel")
     for content in (b"", b"{}\n", b'{"symbol": "x", "helpers": []}\n' + file.read_bytes()[32:].partition(b"\n")[2]):
-        file.write_bytes(hashlib.sha256(content).digest() + content)
+        file.write_bytes(hashlib.sha256(file.name.encode() + b"\n" + content).digest() + content)
         assert run_again(ADD)[0] == ADDED
 
 

@@ -13,6 +13,7 @@ from mpirecon.cli import run
 from mpirecon.errors import UserError
 from mpirecon.io.export_tables import new_tables
 from mpirecon.io.mrc import write_stack
+from mpirecon.io.log_join import count_iterations, open_logs
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.star import write_star
 from mpirecon.robust.nested import (
@@ -313,6 +314,12 @@ def test_what_a_path_leaves(walked):
     with h5py.File(walked.folder / "particles.h5") as file:
         assert (file["kept"][:].astype(bool) == walked.kept()).all() and (file["weight"][:] == file["kept"][:]).all()
     assert len(walked.plot().axes) == 4
+
+
+def test_sorts_on_noise_are_not_counted_among_the_paths_own(walked, particles):
+    counts = count_iterations(open_logs(walked.folder))
+    wrong = int(ParticleFile(particles).metadata().pose_error.sum())
+    assert {(c.part, c.sorted, c.wrong) for c in counts} == {(None, COUNT, wrong), ("noise", COUNT, None)}
 
 
 def test_the_page_stands_alone_and_is_written_anew(walked, capsys):

@@ -412,6 +412,27 @@ def test_a_script_under_mpirun_makes_the_same_map(particles, mpi_program, tmp_pa
     assert done.stdout.count("ranks agree") == 1
 
 
+def test_maps_without_numbers_are_no_constant_ones(particles, tmp_path):
+    """Nor is a folder of the system's a full disk."""
+    array = mr.phantom(particles.box, particles.pixel_size).to_numpy().copy()
+    good = mr.Volume(array, particles.pixel_size)
+    bad = mr.Volume(np.where(array == array.max(), np.nan, array).astype(np.float32), particles.pixel_size)
+    for call in (lambda: mr.fsc(good, bad), lambda: mr.simulate(bad, 10),
+                 lambda: mr.reconstruct(particles, mask=bad)):
+        with pytest.raises(mr.UserError, match=r"no finite numbers \(NaN or infinite\)"):
+            call()
+    with pytest.raises(mr.UserError, match="second map: the map is constant"):
+        mr.fsc(good, mr.Volume(np.zeros_like(array), particles.pixel_size))
+    with pytest.raises(mr.UserError, match="cannot write /proc/x.h5: no such file or directory"):
+        mr.simulate(good, 10, path="/proc/x.h5")
+
+
+@pytest.mark.parametrize("how", [[], ["by messages"]])
+def test_what_one_rank_was_given_is_refused_by_all(particles, mpi_program, how):
+    """Else the others would wait for it until the watchdog ends them, or one run would be of two settings."""
+    assert "every case was refused by all" in mpi_program(2, "differing_ranks.py", particles.path, *how).stdout
+
+
 GALLERY = sorted((Path(__file__).parent.parent / "docs" / "gallery").glob("*.py"))
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 
@@ -14,11 +15,13 @@ import mrcfile
 import numpy as np
 import pytest
 
+import mpirecon as mr
 from mpirecon.parallel.console import Console
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model import Pose
 from mpirecon.parallel.comm import SerialCommunicator
+from mpirecon.robust import distances
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Checkpoints, Endurance
 from mpirecon.solvers.groups import WHOLE, half_map
@@ -245,3 +248,82 @@ def test_checkpoints_are_as_rare_as_asked(particles, tmp_path):
             run.run(Noting(run, tmp_path, endurance))
     assert saved == [None, 2, 2, 4, 4, None, None, None, None,
                      None], "after the last iteration there is nothing to go on with"
+
+
+# what scripts give
+
+
+ENDS = []  # after so many calls
+
+
+def weight_of(power):
+    """A loss that ends the run when it is called so often."""
+    calls = 0
+
+    def weight(d):
+        nonlocal calls
+        calls += 1
+        if ENDS and calls > ENDS[0]:
+            raise Ended
+        return 1 / (1 + (d / np.median(d)) ** power)
+
+    return weight
+
+
+def scaled(factor):
+    return distances.Distance("mine", True, lambda s, sigma, typical: factor * s.residual,
+                       lambda s, typical: np.sqrt(factor * s.residual))
+
+
+def test_another_function_or_array_is_refused_and_the_same_goes_on(particles, tmp_path, monkeypatch):
+    """Of one name, of one shape."""
+    monkeypatch.setattr("mpirecon.robust.distances.DISTANCES", dict(distances.DISTANCES))
+    box = ParticleFile(particles).box
+    mask, weights, starting = np.zeros((box,) * 3), np.ones(160), np.linspace(1, 2, 160)
+    mask[4:-4, 4:-4, 4:-4] = 1
+    given = {"mask": mask, "weights": weights, "start_weights": starting, "iterations": 3}
+    monkeypatch.setattr(sys.modules[__name__], "ENDS", [6])
+    with pytest.raises(Ended):
+        mr.reconstruct(particles, tmp_path / "run", loss=weight_of(2), **given)
+    assert (tmp_path / "run" / "checkpoint.h5").exists()
+    for changed, words in (
+        ({"loss": weight_of(3)}, "made with another loss weight than it is now"),
+        ({"loss": lambda d: 1 / (1 + d)}, "loss was weight and is own"),
+        ({"mask": mask / 2}, "another mask than that of now"), ({"mask": None}, "mask was given and is the default"),
+        ({"weights": weights * 2}, "other weights of the particles"), ({"weights": None}, "weights was an array"),
+        ({"start_weights": starting[::-1]}, "other starting weights"), ({"start_weights": None}, "starting weights"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            mr.reconstruct(particles, tmp_path / "run", resume=True, **{"loss": weight_of(2), **given, **changed})
+        assert tempfile.gettempdir() not in str(error.value).replace(str(tmp_path), "")
+    ENDS.clear()
+    # another process' copies of the same; a mask in a file is as good as the array that it was made of
+    mr.Volume(np.asarray(mask, np.float32), 7).write(tmp_path / "mask.mrc")
+    given |= {"mask": tmp_path / "mask.mrc", "weights": weights.copy(), "start_weights": starting.tolist()}
+    resumed = mr.reconstruct(particles, tmp_path / "run", resume=True, loss=weight_of(2), **given)
+    whole = mr.reconstruct(particles, loss=weight_of(2), **given)
+    np.testing.assert_array_equal(resumed.volume.to_numpy(), whole.volume.to_numpy())
+
+
+def test_another_distance_of_ones_own_is_refused(particles, tmp_path, monkeypatch):
+    known = dict(distances.DISTANCES)
+    monkeypatch.setattr(sys.modules[__name__], "ENDS", [6])
+    for factor, resume, end in ((1.0, False, Ended), (2.0, True, UserError), (1.0, True, Ended)):
+        monkeypatch.setattr("mpirecon.robust.distances.DISTANCES", dict(known))  # as in another process
+        with pytest.raises(end) as error:
+            mr.reconstruct(particles, tmp_path / "run", loss=weight_of(2), distance=scaled(factor), iterations=3,
+                           resume=resume)
+        assert end is Ended or "made with another distance mine than it is now" in str(error.value)
+
+
+def test_a_mask_that_is_an_array_is_no_file_in_messages(particles, tmp_path):
+    mask = np.zeros((20,) * 3, np.float32)
+    mask[4:-4, 4:-4, 4:-4] = 1
+    for given, words in ((mr.Volume(mask, 3), r"given as an array: .*give it as mpirecon.Volume\(array, 7\)"),
+                         (mask[:18, :18, :18], "given as an array: the mask has box 18 and pixels of 7 Å")):
+        with pytest.raises(UserError, match=words):
+            mr.reconstruct(particles, mask=given)
+    made = mr.reconstruct(particles, mask=mask)
+    assert made.summary["configuration"]["mask"] == made.summary["used"]["mask"] == "given as an array"
+    assert "given_mask" not in made.report.read_text()
+    made.save(tmp_path / "saved")

@@ -14,6 +14,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+import mpirecon as mr
 from mpirecon.cli import run
 from mpirecon.errors import UserError
 from mpirecon.io import run_folder
@@ -237,12 +238,13 @@ def test_a_corrected_command_just_runs(particles, tmp_path, monkeypatch, capsys,
 def test_a_run_that_ended_before_it_had_anything_blocks_nothing(particles, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
+        patched.setattr("sys.argv", ["/usr/bin/mpirecon", "reconstruct", "p.h5"])
         patched.setattr("mpirecon.solvers.passes.Engine.survey", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert reconstruct(particles, out, *SEVERAL) == 130
     assert "nothing was saved yet, the same command begins again" in capsys.readouterr().err
     assert run(["report", str(out)]) == 1
     said = capsys.readouterr().err
-    assert "before it had saved anything" in said and "mpirecon" in said, said
+    assert "before it had saved anything; the same command begins again (it was: mpirecon reconstruct p.h5" in said
     (out / ".checkpoint.h5.123.tmp").write_text("half written, by a run that was killed")
     assert reconstruct(particles, out, *SEVERAL) == 0
     assert not list(out.glob(".*"))
@@ -250,6 +252,7 @@ def test_a_run_that_ended_before_it_had_anything_blocks_nothing(particles, tmp_p
 
 def test_an_unfinished_run_says_how_far_it_came_and_how_to_go_on(particles, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["mpirecon", "reconstruct", "p.h5"])
     with monkeypatch.context() as patched:
         is_interrupted(patched)
         assert reconstruct(particles, out, *SEVERAL) == 130
@@ -384,4 +387,7 @@ def test_a_job_for_a_folder_that_holds_its_particles_is_refused(particles, tmp_p
 def test_a_null_run_is_no_unfinished_one(particles, tmp_path, capsys):
     assert run(["null", str(particles), "-o", str(tmp_path / "null"), "-q"]) == 0
     assert run(["report", str(tmp_path / "null")]) == 1
-    assert "not the folder of a finished run" in capsys.readouterr().err
+    assert "null holds a null run, so there is no summary.json" in capsys.readouterr().err
+    for read in (mr.write_report, mr.Result, mr.SelectionPath):
+        with pytest.raises(mr.UserError, match="null holds a null run.*mpirecon.NullTest opens it"):
+            read(tmp_path / "null")

@@ -157,6 +157,38 @@ def test_batches_of_one_name_stay_apart(tmp_path):
     assert (rows["pose_error"] == -1).all() and count_iterations(logs)[0].wrong is None
 
 
+def sort(log, iteration, ids, kept):
+    log.sort_record(iteration, "global", 0, ids, ids, ids, ids, kept, [False] * len(ids))
+
+
+def test_sorts_of_a_part_are_not_the_runs(tmp_path):
+    """As of a path's walk on noise, whose iterations have the same numbers."""
+    with RankLog(tmp_path, particles="all") as log:
+        sort(log, 1, [0, 1, 2], [True, True, False])
+        part = log.part("noise")
+        part.event("iteration", iteration=1)
+        sort(part, 1, [0, 1, 2], [True, True, True])
+    assert [r["part"] for r in read(tmp_path / "rank0000.jsonl") if "part" in r] == 3 * ["noise"]
+    logs = open_logs(tmp_path)
+    assert [(c.part, c.sorted, c.kept) for c in count_iterations(logs)] == [(None, 3, 2), ("noise", 3, 3)]
+    assert read_iteration(logs, 1)["kept"].tolist() == [True, True, False] and logs.warnings == []
+    lines = invoke(tmp_path).output.splitlines()
+    assert lines[1].split()[2:4] == ["3", "2"] and "on noise" in lines[3] and lines[5].split()[2:4] == ["3", "3"]
+    table = json.loads(invoke(tmp_path, "--json").output)
+    assert [c["kept"] for c in table["iterations"]] == [2] and [c["part"] for c in table["parts"]] == ["noise"]
+
+
+def test_an_iteration_that_a_resumed_run_makes_again_counts_once(tmp_path):
+    for iterations in ((1, 2), (2, 3)):
+        with RankLog(tmp_path, particles="all", append=True) as log:
+            for iteration in iterations:
+                sort(log, iteration, [0, 1], [True, iterations[0] == 1])
+    logs = open_logs(tmp_path)
+    assert [(c.iteration, c.sorted, c.kept) for c in count_iterations(logs)] == [(1, 2, 2), (2, 2, 1), (3, 2, 1)]
+    assert read_iteration(logs, 2)["kept"].tolist() == [True, False]
+    assert read_particle(logs, 1)["kept"].tolist() == [True, False, False]
+
+
 def test_missing_and_cut_files_are_named(tmp_path):
     folder = write_run(tmp_path) / "logs"
     (folder / "rank0001.jsonl").unlink()

@@ -73,7 +73,7 @@ def test_a_particle_of_weight_0_is_as_if_it_were_not_there(larger, smaller, tmp_
         file["images"][COUNT + 1 :] *= 1000
         if name != "auto":
             file["optics_group"][COUNT + 5 :] = 2
-    zero = mr.reconstruct(spoilt, weights=np.arange(LEFT) < COUNT, **LOSSES[name])
+    zero = mr.reconstruct(mr.open(spoilt.path), weights=np.arange(LEFT) < COUNT, **LOSSES[name])
     absent = mr.reconstruct(smaller, **LOSSES[name])
     assert difference(zero, absent) < 1e-6
     for a, b in zip(zero.iterations, absent.iterations, strict=True):

@@ -13,7 +13,6 @@ from mpirecon.api.particles import Particles
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.mrc import write_stack
-from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_inputs import particle_inputs
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.arrays import Stack
@@ -45,7 +44,7 @@ class ForwardModel:
 
     def __init__(self, particles: Particles, rows=slice(None), *, use_ctf: bool = True) -> None:
         self.particles, self.use_ctf = particles, use_ctf
-        with ParticleFile(particles.path) as file:
+        with particles.file() as file:
             self._seen, self.aberrations = file.seen, file.aberrations()
         self.about = particles.metadata(rows)
         self._operator = operators.ForwardModel(

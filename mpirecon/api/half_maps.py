@@ -20,7 +20,7 @@ from mpirecon.report.local_resolution import page
 from mpirecon.validate.compare import Comparison
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
-from mpirecon.validate.grids import check_same_grid
+from mpirecon.validate.grids import check_same_grid, refuse_blank
 from mpirecon.validate.local_files import LOCAL_MAPS, LocalInput, read_mask, sharpening, write_local_maps
 from mpirecon.validate.local_result import LocalResolution
 from mpirecon.validate.map_warnings import half_map_warnings, mask_warnings
@@ -113,8 +113,7 @@ def postprocess_files(
     a, b = read_map(first), read_map(second)
     check_same_grid(a, str(first), b, str(second))
     for volume, path in ((a, first), (b, second)):
-        if not np.ptp(volume.array) > 0:
-            raise UserError(f"{path}: the map is constant, there is nothing to correlate")
+        refuse_blank(volume.array, str(path))
     box, size = a.box, pixel_size or a.pixel_size
     masked = str(mask) != "none"
     array = None if mask is None else read_mask(mask, a, str(first)) if masked else np.ones(a.shape, np.float32)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator
 from mpirecon.api.maps import Volume, alike, as_volume
 from mpirecon.errors import UserError
@@ -97,6 +98,9 @@ def local_resolution(
         when the maps do not fit each other, are constant or not finite, or an option makes no sense for them.
     """
     comm = as_communicator(comm)
+    same_on_all(comm, half1=half1, half2=half2, mask=mask, sampling=sampling, radius=radius, edge=edge,
+                randomise_from=randomise_from, min_resolution=min_resolution, threshold=threshold, bfactor=bfactor,
+                pixel_size=pixel_size, seed=seed)
     first, second, given = run_together(comm, lambda: _given(half1, half2, mask, pixel_size, threads))
     options = WindowOptions(sampling, radius, edge, randomise_from, min_resolution, threshold)
     gain = None if bfactor is None else sharpening(first.box, first.pixel_size, bfactor)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, console_of
 from mpirecon.api.maps import FSC
-from mpirecon.api.reconstruction import configuration, known_particles, source_of
+from mpirecon.api.reconstruction import configuration, source_of
 from mpirecon.api.scratch import Scratch
 from mpirecon.io.run_folder import NULL
 from mpirecon.io.run_output import read_summary
-from mpirecon.parallel.agree import run_first
+from mpirecon.parallel.agree import run_first, run_together
 
 
 def null(
@@ -55,9 +56,10 @@ def null(
     from mpirecon.solvers.null import run_null
 
     comm = as_communicator(comm)
-    path, reading = source_of(particles, options)
+    same_on_all(comm, output=output, loss=loss, overwrite=overwrite, **options)
+    path, reading = run_together(comm, lambda: source_of(particles, options))
     scratch = Scratch(comm)
-    config = configuration(known_particles(particles, options), scratch, comm, loss=loss, **options)
+    config = configuration(particles, scratch, comm, loss=loss, **options)
     folder = scratch.path / "null" if output is None else Path(output)
     run_null(comm, path, folder, config, console_of(comm, verbose), overwrite=overwrite, reading=reading)
     summary = comm.bcast(run_first(comm, lambda: read_summary(folder, NULL.marker)))

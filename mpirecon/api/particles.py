@@ -21,7 +21,7 @@ from mpirecon.model.arrays import Stack
 from mpirecon.model.devices import on_host
 from mpirecon.model.draws import random_halves
 from mpirecon.model.pose import angular_distance
-from mpirecon.parallel.comm import SerialCommunicator, together
+from mpirecon.parallel.comm import SerialCommunicator, run_together, together
 
 _BATCH_BYTES = 64 * 2**20
 
@@ -67,7 +67,8 @@ class Particles:
     Raises
     ------
     UserError
-        naming the array and row that are wrong.
+        naming the array and row that are wrong; later, wherever the particle file is read, when it was replaced or
+        written to meanwhile.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Particles:
                 if len(pose) != m:
                     raise UserError(f"Particles: {m} images, but {len(pose)} poses")
                 _write(path, stack.array, about)
-        self._attach(path, scratch)
+        run_together(comm, lambda: self._attach(path, scratch))  # on a host that does not share it there is no file
 
     @classmethod
     def _of_file(cls, path, scratch: Scratch | None = None, notes=(), warnings=()) -> Particles:
@@ -104,8 +105,20 @@ class Particles:
         self.path, self._scratch = Path(path), scratch
         self.notes, self.warnings = [spoken(note) for note in notes], [spoken(warning) for warning in warnings]
         with ParticleFile(self.path) as file:
+            self._seen = file.seen
             self._length, self.box, self.pixel_size = len(file), file.box, file.pixel_size
             self.attributes = dict(file.attributes)
+
+    def file(self) -> ParticleFile:
+        """The particle file, opened to be read. UserError where it is not the one of these Particles any more."""
+        self.refuse_replaced()
+        return ParticleFile(self.path)
+
+    def refuse_replaced(self) -> None:
+        """Raise UserError where the particle file was replaced, or written to, since these Particles were opened."""
+        if (what := self._seen.change()) is not None:
+            raise UserError(f"{self.path} has changed since it was opened: {what}; open it again, when nothing writes "
+                            f"to it")
 
     def __len__(self) -> int:
         return self._length
@@ -125,7 +138,7 @@ class Particles:
         -------
         (k, n, n) float32, or (n, n) for one row
         """
-        with ParticleFile(self.path) as file:
+        with self.file() as file:
             if isinstance(rows, (int, np.integer)):
                 return file.images(self._rows([rows]))[0]
             if isinstance(rows, slice):
@@ -147,7 +160,7 @@ class Particles:
         ParticleSet
             ``pose``, ``ctf``, ``half``, ``optics_group``, ``ids`` … of k particles
         """
-        with ParticleFile(self.path) as file:
+        with self.file() as file:
             if isinstance(rows, slice) and rows.step in (None, 1):
                 return file.metadata(rows.start or 0, rows.stop)  # no other is read
             return file.metadata()[rows if isinstance(rows, slice) else self._rows(rows)]
@@ -169,7 +182,7 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
         true_shift, true_defocus, planted_orientation …, duplicate_of) and of what was simulated (junk, true_scale,
         true_sigma, conformation …); else {}."""
         found = {}
-        with ParticleFile(self.path) as file:
+        with self.file() as file:
             for name in (*TRUTH, *_SIMULATED):
                 values = file.extra(name)
                 if values is not None:
@@ -194,7 +207,7 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
         UserError
             listing the columns, if there is no such column.
         """
-        with ParticleFile(self.path) as file:
+        with self.file() as file:
             return file.source_column(name).astype(str)
 
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Particles:
@@ -218,7 +231,7 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
             if `path` exists, without `overwrite`.
         """
         refuse_existing(path, overwrite, particle_inputs(self.path))
-        with ParticleFile(self.path) as file:
+        with self.file() as file:
             with atomic_path(path, overwrite) as temporary:
                 shutil.copyfile(self.path, temporary)
                 file.refuse_changed()
@@ -258,6 +271,7 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
         scratch = Scratch(SerialCommunicator()) if path is None else None
         target = scratch.path / "particles.h5" if path is None else Path(path)
         refuse_existing(target, overwrite, particle_inputs(self.path))
+        self.refuse_replaced()
         with atomic_path(target, overwrite) as temporary:
             shutil.copyfile(self.path, temporary)
             with h5py.File(temporary, "r+") as file:

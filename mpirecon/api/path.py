@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, console_of, structured
 from mpirecon.api.maps import FSC, Volume, read_map
-from mpirecon.api.reconstruction import configuration, known_particles, source_of, unnamed
+from mpirecon.api.reconstruction import configuration, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.run_folder import PATH
 from mpirecon.io.run_output import read_particle_table, read_summary
-from mpirecon.parallel.agree import run_first
+from mpirecon.io.run_summary import WALKED
+from mpirecon.parallel.agree import run_first, run_together
 from mpirecon.robust.nested import checked_fractions
 
 
@@ -78,13 +80,15 @@ def path(
     from mpirecon.solvers.path_options import checked_options, first_run
 
     comm = as_communicator(comm)
-    source, reading = source_of(particles, options)
+    same_on_all(comm, output=output, schedule=schedule, steps=steps, random_draws=random_draws, high_pass=high_pass,
+                null=null, weights=weights, overwrite=overwrite, resume=resume, **options)
+    source, reading = run_together(comm, lambda: source_of(particles, options))
     scratch = Scratch(comm)
-    config = configuration(known_particles(particles, options), scratch, comm, weights=weights,
-                           **first_run(schedule, **options))
+    config = configuration(particles, scratch, comm, weights=weights, **first_run(schedule, **options))
     chosen = checked_options(schedule, None if steps is None else checked_fractions(steps), random_draws, high_pass,
                              null)
-    endurance = Endurance(signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout)
+    endurance = run_together(comm, lambda: Endurance(signal=checkpoint_signal, grace=grace,
+                                                     stall_timeout=stall_timeout, kept=output is not None))
     folder = scratch.path / "path" if output is None else Path(output)
     run_path(comm, source, folder, config, chosen, console_of(comm, verbose), overwrite=overwrite, resume=resume,
              endurance=endurance, began=began, weights=unnamed(weights), reading=reading)
@@ -109,15 +113,13 @@ class SelectionPath:
     Raises
     ------
     UserError
-        when the folder does not hold a finished path.
+        when the folder does not hold a finished path, or its summary.json lacks something, being of another version.
     """
 
     def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None,
                  _summary: dict | None = None) -> None:
         self.folder, self._scratch = Path(folder), _scratch
-        self.summary = read_summary(folder) if _summary is None else _summary
-        if self.summary.get("kind") != PATH.kind:
-            raise UserError(f"{folder} holds a reconstruction, not a path; open it with mpirecon.Result")
+        self.summary = read_summary(folder, needs=WALKED, kind=PATH) if _summary is None else _summary
 
     @property
     def verdict(self) -> dict:

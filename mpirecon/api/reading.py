@@ -9,7 +9,7 @@ from functools import partial
 from mpirecon.api.arguments import as_communicator, check_names, console_of
 from mpirecon.api.particles import Particles
 from mpirecon.api.scratch import Scratch
-from mpirecon.parallel.comm import Communicator
+from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.parallel.console import Console
 
 
@@ -127,4 +127,4 @@ def imported(path, comm: Communicator, console: Console | None = None, output: s
     report = import_particles(path, target, ImportOptions(**options), progress, comm)
     if console is not None:
         report.print(console, name)
-    return Particles._of_file(target, scratch, report.notes, report.warnings)
+    return run_together(comm, lambda: Particles._of_file(target, scratch, report.notes, report.warnings))

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, check_names, console_of, is_path
-from mpirecon.api.maps import FSC, Volume, as_volume
+from mpirecon.api.given_mask import given_mask
+from mpirecon.api.maps import FSC, Volume
 from mpirecon.api.particles import Particles
 from mpirecon.api.reading import imported
 from mpirecon.api.reading import open as open_particles
@@ -19,7 +21,6 @@ from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.batch.units import parse_time
 from mpirecon.errors import UserError
-from mpirecon.io import mrc
 from mpirecon.io.formats import is_table
 from mpirecon.io.given_weights import ARRAY
 from mpirecon.io.particle_file import open_together
@@ -27,10 +28,9 @@ from mpirecon.io.reading import READING, refuse_reading
 from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_summary
-from mpirecon.model.arrays import Volume as PlainVolume
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.agree import run_first
-from mpirecon.parallel.comm import Communicator, get_communicator, run_together, together
+from mpirecon.parallel.comm import Communicator, get_communicator, run_together
 from mpirecon.parallel.console import Console
 from mpirecon.robust import distances, losses
 from mpirecon.solvers import run as runs
@@ -123,11 +123,15 @@ def reconstruct(
     from mpirecon.solvers.main import reconstruct as whole_run
 
     comm = as_communicator(comm)
-    path, reading = source_of(particles, options)
+    same_on_all(comm, output=output, loss=loss, weights=weights, start_weights=start_weights, overwrite=overwrite,
+                resume=resume, controls=controls, postprocess=postprocess, log_particles=log_particles,
+                checkpoint_every=checkpoint_every, half_map_scores=half_map_scores, reference=reference, **options)
+    path, reading = run_together(comm, lambda: source_of(particles, options))
     scratch = Scratch(comm)
-    config = configuration(known_particles(particles, options), scratch, comm, loss=loss, weights=weights, **options)
+    config = configuration(particles, scratch, comm, loss=loss, weights=weights, **options)
     refuse_unmade_mask(config, postprocess)
-    endurance = _endurance(checkpoint_every, signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout)
+    endurance = run_together(comm, lambda: _endurance(checkpoint_every, signal=checkpoint_signal, grace=grace,
+                                                      stall_timeout=stall_timeout, kept=output is not None))
     folder = scratch.path / "run" if output is None else Path(output)
     whole_run(
         comm, path, folder, config, console_of(comm, verbose), overwrite=overwrite, log_particles=log_particles,
@@ -208,6 +212,7 @@ class Reconstruction:
         start_weights=None, overwrite: bool = False, verbose: bool = False, **options,
     ) -> None:
         self._start, self._comm = time.time(), as_communicator(comm)
+        same_on_all(self._comm, output=output, loss=loss, weights=weights, start_weights=start_weights, **options)
         self.particles = read_particles(particles, self._comm, options)
         self._scratch = Scratch(self._comm)
         self._output, self._overwrite = output, overwrite
@@ -216,8 +221,7 @@ class Reconstruction:
         if output is not None:  # what it refuses is known before anything is computed
             read = inputs_of(self._file, self.config)
             run_first(self._comm, lambda: RunFolder(output, RECONSTRUCTION, read, overwrite=overwrite).check())
-        folder = self._scratch.path / "run"
-        self._folder = folder
+        self._folder = folder = self._scratch.path / "run"
         self._log = run_together(self._comm, lambda: RankLog.for_rank(folder / "logs", self._comm))
         self._run = runs.Reconstruction(
             self._comm, self._file, self.config, self._log, console_of(self._comm, verbose), start_weights,
@@ -267,27 +271,24 @@ class Reconstruction:
         halves = tuple(Volume(np.array(state.maps.get(half_map(half))), size) for half in (1, 2))
         return State(
             state.iteration, dict(state.record), halves, FSC(np.array(state.fsc), self.particles.box, size),
-            self._run.slab.ids.copy(),
-            Pose(state.pose.quaternion, state.pose.shift), chosen.weight * self._run.slab.given, chosen.kept.copy(),
-            held.residual.copy(),
-            (held.pp - 2 * held.yp).copy(),
+            self._run.slab.ids.copy(), Pose(state.pose.quaternion, state.pose.shift),
+            chosen.weight * self._run.slab.given, chosen.kept.copy(), held.residual.copy(), held.pp - 2 * held.yp,
         )
 
 
-def configuration(particles: Particles | None, scratch: Scratch, comm: Communicator, *, loss, mask=None, weights=None,
+def configuration(particles, scratch: Scratch, comm: Communicator, *, loss, mask=None, weights=None,
                   distance="explained", **options) -> Config:
-    """The Config of a script's options; a mask that is no file is written to one. An array's voxels are the pixels of
-    the particles, if those are known."""
-    check_names("a reconstruction", options, [field.name for field in fields(Config)])
-    if isinstance(mask, (PlainVolume, np.ndarray)):
-        mask = _mask_file(as_volume(mask, None if particles is None else particles.pixel_size, "the mask"), scratch,
-                          comm)
-    if isinstance(distance, distances.Distance):
-        distance = distances.register(distance)
-    name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
-    mask = os.fspath(mask) if is_path(mask) else None if mask is None else str(mask)
-    named = weights if weights is None or isinstance(weights, str) else ARRAY
-    return Config(**{"seed": 1, "loss": name, "weights": named, "distance": distance, "mask": mask, **options})
+    """The Config of a script's options, the same on all ranks; a mask that is no file is written to one. Collective."""
+    check_names("a reconstruction", options, [field.name for field in fields(Config) if field.name != "mask_name"])
+    mask, called = given_mask(mask, particles, scratch, comm)
+
+    def checked() -> Config:
+        of = distances.register(distance) if isinstance(distance, distances.Distance) else distance
+        name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
+        named = {"weights": ARRAY if unnamed(weights) is not None else weights, "mask_name": called}
+        return Config(**{"seed": 1, "loss": name, "distance": of, "mask": mask, **named, **options})
+
+    return run_together(comm, checked)
 
 
 def refuse_unmade_mask(config: Config, postprocess: bool) -> None:
@@ -299,14 +300,6 @@ def refuse_unmade_mask(config: Config, postprocess: bool) -> None:
 def unnamed(weights) -> np.ndarray | None:
     """Weights that are none by name."""
     return None if isinstance(weights, str) else weights
-
-
-def _mask_file(mask: Volume, scratch: Scratch, comm: Communicator) -> Path:
-    path = scratch.path / "given_mask.mrc"
-    with together(comm):
-        if comm.rank == 0:
-            mrc.write_map(path, np.asarray(mask.to_numpy(), np.float32), mask.pixel_size, overwrite=True)
-    return path
 
 
 def _name_of(loss) -> str:
@@ -322,24 +315,18 @@ def particles_of(given) -> Particles:
 def source_of(given, options: dict) -> tuple[Path, dict]:
     """(file of the particles, how it is read if it is a table); takes the second out of `options`."""
     reading = {name: options.pop(name) for name in READING if name in options}
+    if not is_path(given):
+        given.refuse_replaced()
     return Path(given) if is_path(given) else given.path, reading
-
-
-def known_particles(given, options: dict) -> Particles | None:
-    """Particles whose pixel size a mask without one has;
-    None where none is needed, and for a table, which says it itself."""
-    if isinstance(given, Particles):
-        return given
-    return particles_of(given) if isinstance(options.get("mask"), np.ndarray) and not is_table(given) else None
 
 
 def read_particles(given, comm: Communicator, options: dict, console: Console | None = None) -> Particles:
     """Those that a script gave, a table's linked in a temporary file; takes how it is read out of `options`."""
-    path, reading = source_of(given, options)
-    if is_path(given) and is_table(given):
+    path, reading = run_together(comm, lambda: source_of(given, options))
+    if is_path(given) and run_together(comm, lambda: is_table(given)):
         return imported(path, comm, console, **{"seed": options.get("seed", 1), **reading})
     refuse_reading(path, reading)
-    return particles_of(given)
+    return run_together(comm, lambda: particles_of(given))
 
 
 def _endurance(every: int | str, **options) -> Endurance:

@@ -18,6 +18,7 @@ from mpirecon.io.inputs import Input
 from mpirecon.io.run_folder import PATH, RECONSTRUCTION, RunFolder
 from mpirecon.io.run_inputs import run_origins
 from mpirecon.io.run_output import read_particle_table, read_summary
+from mpirecon.io.run_summary import RESULT
 
 
 class Result:
@@ -37,16 +38,13 @@ class Result:
     Raises
     ------
     UserError
-        when the folder does not hold a finished run.
+        when the folder does not hold a finished run, or its summary.json lacks something, being of another version.
     """
 
     def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None,
                  _summary: dict | None = None) -> None:
         self.folder, self._scratch = Path(folder), _scratch
-        self.summary = read_summary(folder) if _summary is None else _summary
-        if self.summary.get("kind") == PATH.kind:
-            raise UserError(f"{folder} holds a path of selections, not a reconstruction; open it with "
-                            f"mpirecon.SelectionPath")
+        self.summary = read_summary(folder, needs=RESULT, kind=RECONSTRUCTION) if _summary is None else _summary
 
     @cached_property
     def volume(self) -> Volume:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, console_of, files_among, is_path, structured
 from mpirecon.api.maps import as_volume
-from mpirecon.api.reconstruction import configuration, known_particles, read_particles, source_of, unnamed
+from mpirecon.api.reconstruction import configuration, read_particles, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.formats import check_ending
@@ -81,17 +82,19 @@ def score(half1, half2, particles, output: str | os.PathLike | None = None, *, s
     from mpirecon.solvers.score import score_particles
 
     comm = as_communicator(comm)
-    path, reading = source_of(particles, options)
+    same_on_all(comm, half1=half1, half2=half2, output=output, star=star, cs_table=cs_table, weights=weights,
+                overwrite=overwrite, filtered=filtered, **options)
+    path, reading = run_together(comm, lambda: source_of(particles, options))
     scratch = Scratch(comm)
-    config = configuration(known_particles(particles, options), scratch, comm, loss="l2", weights=weights, **options)
+    config = configuration(particles, scratch, comm, loss="l2", weights=weights, **options)
     console = console_of(comm, verbose)
     held = read_particles(particles, comm, reading, console)
     targets = [output, star, cs_table]
     read = files_among(first_map=half1, second_map=half2, mask=config.mask, particle_table=particles)
     read += weights_inputs(config.weights)
     run_together(comm, lambda: _refuse_targets(targets, overwrite, read, held.path))
-    maps = [half if is_path(half) else as_volume(half, held.pixel_size, name)
-            for half, name in ((half1, "half map 1"), (half2, "half map 2"))]
+    maps = run_together(comm, lambda: [half if is_path(half) else as_volume(half, held.pixel_size, name)
+                                       for half, name in ((half1, "half map 1"), (half2, "half map 2"))])
     found = score_particles(comm, *maps, held.path, config, console, filtered=filtered, star=star, cs=cs_table,
                             weights=unnamed(weights), shown=path)
     with together(comm):

@@ -10,7 +10,6 @@ from mpirecon.api.particles import Particles
 from mpirecon.api.result import Result
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.errors import UserError
-from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_output import took_part
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.threads import Threads
@@ -116,7 +115,7 @@ class _Searcher:
         self.particles = particles
         box, size = particles.box, particles.pixel_size
         self.about = particles.metadata()
-        with ParticleFile(particles.path) as file:
+        with particles.file() as file:
             aberrations = file.aberrations()
         premultiplied = self.about.ctf_premultiplied
         self.backend = CpuBackend(box, size, premultiplied=premultiplied, aberrations=aberrations)

@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, check_names, console_of, files_among, is_path
 from mpirecon.api.maps import Volume, as_volume
 from mpirecon.api.particles import Particles
@@ -95,8 +96,9 @@ def simulate(
     from mpirecon.simulation.dataset import simulate as write
     from mpirecon.simulation.settings import SimulationSettings
 
-    check_names("a simulation", settings, [field.name for field in fields(SimulationSettings)])
     comm = as_communicator(comm)
+    same_on_all(comm, path=path, particles=particles, **settings)
+    check_names("a simulation", settings, [field.name for field in fields(SimulationSettings)])
     console = console_of(comm, verbose)
     settings = SimulationSettings(particles=particles, **settings)
     scratch = Scratch(comm) if path is None else None

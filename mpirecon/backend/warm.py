@@ -19,7 +19,7 @@ from llvmlite.binding import get_host_cpu_features
 from mpirecon.backend.cpu import Batch, CpuBackend
 from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.kernels.background import check_pixels
-from mpirecon.kernels.cache import kept, kept_in
+from mpirecon.kernels.cache import kept, kept_in, refuse_disabled
 from mpirecon.kernels.ctf import evaluate_aberrated_ctf
 from mpirecon.kernels.nearby import make_nearby
 from mpirecon.kernels.shells import correlate_cells, correlate_shells, scale_shells, turn_phases
@@ -79,6 +79,7 @@ def compile_once(
     """
     if Ability.COMPILED_BY_NUMBA not in backend.can:
         return
+    run_together(comm, refuse_disabled)  # also where all were compiled before: now, not in the midst of it
     mark = _mark(backend, nearby, exact, symmetry, moved, more) if kept() else None
     missing = not (mark is not None and mark.exists())
     mates = [host for host, lacks in comm.allgather((comm.hostname, missing)) if lacks]

@@ -113,6 +113,10 @@ def assess_hdf5(ranks: list[dict]) -> Line:
 
 
 def assess_cache(ranks: list[dict]) -> Line:
+    off = next((rank for rank in ranks if rank["numba_cache"].get("disabled")), None)
+    if off is not None:
+        text, _, todo = off["numba_cache"]["disabled"].rpartition(": ")
+        return Line(FAIL, "kernel cache", f"rank {off['rank']} on {off['host']}: {text}", todo)
     bad = next((rank for rank in ranks if rank["numba_cache"]["error"]), None)
     if bad is not None:
         text = f"rank {bad['rank']} on {bad['host']} cannot keep compiled kernels: {bad['numba_cache']['error']}"

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon import __version__
+from mpirecon.errors import UserError
 from mpirecon.io.shared_folder import VISIBLE
 from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.launcher import find_launcher
@@ -77,7 +78,6 @@ def gpu_facts() -> dict:
 
 def _cupy_facts() -> dict:
     from mpirecon.parallel.gpus import device_facts, load_cupy
-    from mpirecon.errors import UserError
     from mpirecon.parallel.cuda_support import what_mpi_says
 
     try:
@@ -91,7 +91,8 @@ def _cupy_facts() -> dict:
 
 
 def numba_cache() -> dict:
-    """``{"folder": where compiled kernels are kept, "error": why that does not work or None}``."""
+    """``{"folder": where compiled kernels are kept, "error": why that does not work or None}``, and ``"disabled"``: why
+    none can be compiled."""
     try:
         from mpirecon.kernels.weigh import weigh
 
@@ -104,6 +105,8 @@ def numba_cache() -> dict:
         trial.unlink()
     except OSError as error:
         return {"folder": str(getattr(error, "filename", "") or ""), "error": str(error)}
+    except UserError as error:
+        return {"folder": "", "error": None, "disabled": str(error)}
     return {"folder": str(folder), "error": None}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -88,14 +89,17 @@ def _choose_iteration(text: str | None, counts, folder) -> int:
 
 
 def _print_table(counts, size: int) -> None:
+    parts = [list(group) for _, group in itertools.groupby(counts, lambda c: c.part)]
     if not counts:
         click.echo("no particles were sorted: the loss of this run (l2) weights all particles equally and rejects none")
         return
     header = ["iteration", "scope", "sorted", "kept", "wrong among kept", "wrong among all", "kept by rank"]
-    rows = [[c.iteration, c.scope, c.sorted, _share(c.kept, c.sorted), _share(c.wrong_kept, c.kept),
-             _share(c.wrong, c.sorted),
-             _by_rank(c, size)] for c in counts]
-    click.echo("\n".join(table_lines(header, rows, width())))
+    for part in parts:
+        if part[0].part is not None:
+            click.echo(f"\nthe same on {part[0].part}, beside the run's own particles:")
+        rows = [[c.iteration, c.scope, c.sorted, _share(c.kept, c.sorted), _share(c.wrong_kept, c.kept),
+                 _share(c.wrong, c.sorted), _by_rank(c, size)] for c in part]
+        click.echo("\n".join(table_lines(header, rows, width())))
 
 
 def _share(part: int | None, whole: int) -> str:
@@ -117,7 +121,8 @@ def _table_json(logs, counts) -> dict:
     return {
         "ranks": logs.size,
         "warnings": logs.warnings,
-        "iterations": [{name: getattr(c, name) for name in fields} for c in counts],
+        "iterations": [{name: getattr(c, name) for name in fields} for c in counts if c.part is None],
+        "parts": [{name: getattr(c, name) for name in ("part", *fields)} for c in counts if c.part is not None],
     }
 
 

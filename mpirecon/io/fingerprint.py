@@ -59,6 +59,10 @@ class Seen:
         """As they are now. Raises OSError."""
         return cls({path: Fingerprint.of(path) for path in paths})
 
+    def change(self) -> str | None:
+        """What has become of the first file that has changed since, in words; None where none has."""
+        return next((what for path, seen in self._seen if (what := change_of(path, seen)) is not None), None)
+
     def refuse_changed(self) -> None:
         """Raise UserError naming the first file that has changed since."""
         for path, seen in self._seen:

@@ -32,6 +32,7 @@ SORTED_DTYPE = np.dtype(
 )
 
 _PARTICLES = '{"event": "sort_particles", "iteration": '
+_START = '{"event": "start"'
 _LIST = re.compile(re.escape(_PARTICLES) + r"(\d{1,9}),")
 
 
@@ -51,6 +52,7 @@ class IterationCounts:
 
     iteration: int
     scope: str
+    part: str | None = None  # of the run, as its walk on noise; None: the run's own particles
     sorted: int = 0
     kept: int = 0
     wrong: int | None = None
@@ -101,24 +103,30 @@ def open_logs(folder) -> RunLogs:
 
 
 def count_iterations(logs: RunLogs) -> list[IterationCounts]:
-    """The per-iteration counts, in order. Adds warnings about cut files to `logs`."""
-    table: dict[tuple[int, str], IterationCounts] = {}
+    """The per-iteration counts, in order, those of parts of the run last. Adds warnings about cut files to `logs`."""
+    table: dict[tuple[int, str, str | None], IterationCounts] = {}
     listed = set()
     for rank, path in logs.files.items():
-        ended = False
+        ended, starts, sorts = False, 0, {}
         for line, record in _read(path, logs, skip_particles=True):
             if record is None:
                 listed.add(_iteration_of(line))
             elif record["event"] == "sort":
-                key = (record["iteration"], record["scope"])
-                table.setdefault(key, IterationCounts(*key)).add(rank, record)
+                key = (record["iteration"], record["scope"], record["part"])
+                if sorts.setdefault(key, (starts, []))[0] != starts:
+                    sorts[key] = (starts, [])  # a resumed run makes the iteration again that was not saved
+                sorts[key][1].append(record)
             # a resumed run continues behind the end of the one before
             ended = record is not None and record["event"] == "end"
+            starts += record is not None and record["event"] == "start"
+        for key, (_, records) in sorts.items():
+            for record in records:
+                table.setdefault(key, IterationCounts(*key)).add(rank, record)
         if not ended:
             logs.warnings.append(f"{path}: has no end record; the run is still in progress, or rank {rank} was cut off")
     for counts in table.values():
-        counts.has_particles = counts.iteration in listed
-    return [table[key] for key in sorted(table)]
+        counts.has_particles = counts.part is None and counts.iteration in listed
+    return [table[key] for key in sorted(table, key=lambda key: (key[2] or "", *key[:2]))]
 
 
 def sorts_nothing(logs: RunLogs) -> bool:
@@ -188,15 +196,18 @@ def _join_sort(rank: int, records: list[dict]) -> np.ndarray:
     return rows
 
 
-def _particle_records(path: Path, logs: RunLogs, iteration: int) -> Iterator[dict]:
-    """The sort_particles records of an iteration; damaged lines are left out with a warning."""
-    wanted = f"{_PARTICLES}{iteration},"
+def _particle_records(path: Path, logs: RunLogs, iteration: int) -> list[dict]:
+    """The sort_particles records of an iteration, as it was made last; damaged lines are left out with a warning."""
+    wanted, found, again = f"{_PARTICLES}{iteration},", [], False
     with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
+            again = again or line.startswith(_START)
             if line.startswith(wanted):
                 record = _parse(path, number, line, logs)
-                if record is not None:
-                    yield record
+                if record is not None and record["part"] is None:
+                    found, again = [] if again else found, False  # a resumed run makes it again
+                    found.append(record)
+    return found
 
 
 def _read(path: Path, logs: RunLogs, *, skip_particles: bool = False, warn: bool = True) -> Iterator[tuple[str, dict]]:

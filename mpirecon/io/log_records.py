@@ -54,6 +54,8 @@ def _where(record: dict) -> None:
     _whole(record["iteration"], 0, _MOST)
     if not isinstance(record["scope"], str) or not isinstance(record["batch"], (int, str)):
         raise TypeError("scope and batch are no names")
+    if not isinstance(record.setdefault("part", None), (str, type(None))):
+        raise TypeError("part is no name")
 
 
 def _whole(value, low: int, high: int) -> None:

@@ -205,8 +205,8 @@ class ParticleWriter:
 
 def _require_space(path: Path, wanted: int) -> None:
     """Refuse at once what cannot fit, rather than after hours of copying."""
-    free = shutil.disk_usage(path.parent).free
-    if wanted > free:
+    total, _, free = shutil.disk_usage(path.parent)
+    if wanted > free and total:  # /proc and its like have no room at all: what is made there says why not
         raise UserError(
             f"cannot write {path}: the disk is full; {wanted / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are "
             "free. Free some space or write elsewhere"

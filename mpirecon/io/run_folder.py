@@ -285,7 +285,7 @@ class RunFolder:
         """The files that a finished run says it left, in its marker;
         all that it may have left where it does not say."""
         try:
-            names = json.loads(marker.read_text(encoding="utf-8"))["files"]
+            names = list(json.loads(marker.read_text(encoding="utf-8"))["files"])
         except (OSError, ValueError, KeyError, TypeError):
             names = self.kind.files
         return [name for name in self.kind.files if name in names]

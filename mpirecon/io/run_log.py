@@ -30,6 +30,9 @@ LISTED = ("none", "last", "all")
 #: particles in one sort_particles line: keeps lines readable by tools that load them whole
 PARTICLES_PER_LINE = 50_000
 
+#: the part of a path that is walked on pure noise
+ON_NOISE = "noise"
+
 #: particles beyond which only the run's last sort is listed where nobody says which: 50 bytes each, every time
 _MOST_LISTED = 100_000
 
@@ -106,7 +109,7 @@ class RankLog:
         self._logger.handle(record)
 
     def sort_record(self, iteration: int, scope: str, batch, ids_before, distances_before, ids_after, distances_after,
-                    kept_after, pose_error_after=None, **more) -> None:
+                    kept_after, pose_error_after=None, *, part: str | None = None, **more) -> None:
         """Record one sort of this rank's particles: what came in, in which order it left, and what was kept.
 
         Parameters
@@ -121,6 +124,7 @@ class RankLog:
         distances_before, distances_after : (m,) floats
         kept_after : (m,) bool
         pose_error_after : (m,) bool or None where errors were simulated; None where the truth is not known
+        part : of the run whose particles these are not, such as its walk on noise
         more : numbers or short texts to keep with the counts, e.g. the threshold or which half
         """
         ids_before, ids_after = np.asarray(ids_before, np.int64), np.asarray(ids_after, np.int64)
@@ -129,6 +133,7 @@ class RankLog:
         columns = {"distances_before": distances_before, "distances_after": distances_after, "kept_after": kept}
         _check_sort(ids_before, ids_after, columns, wrong)
         where = {"iteration": int(iteration), "scope": scope, "batch": batch, "sort": self._sorts}
+        where |= {} if part is None else {"part": part}
         self._sorts += 1
         self.event(
             "sort", **where, sorted=len(kept), kept=int(kept.sum()), wrong=None if wrong is None else int(wrong.sum()),
@@ -145,6 +150,10 @@ class RankLog:
             self._pending.clear()
         # copies: the caller may reuse its arrays before the run ends
         self._pending.append({k: v.copy() if isinstance(v, np.ndarray) else v for k, v in record.items()})
+
+    def part(self, name: str) -> PartLog:
+        """The same log, for a part of the run: its lines have its name, and its sorts are not the run's."""
+        return PartLog(self, name)
 
     def close(self, status: str = "ok") -> None:
         """Write what was held back and the ``end`` line, and let go of the file. A second call does nothing."""
@@ -186,6 +195,21 @@ class RankLog:
         if not any(isinstance(handler, (_Handler, _Held)) for handler in self._logger.handlers):
             self._logger.setLevel(self._restore[0])
             self._logger.propagate = self._restore[1]
+
+
+class PartLog:
+    """A rank's log as a part of the run writes it."""
+
+    def __init__(self, log: RankLog, name: str) -> None:
+        self._log, self._name = log, name
+
+    def event(self, name: str, **fields) -> None:
+        """As of RankLog."""
+        self._log.event(name, **fields, part=self._name)
+
+    def sort_record(self, *arguments, **named) -> None:
+        """As of RankLog."""
+        self._log.sort_record(*arguments, **named, part=self._name)
 
 
 class _Held(logging.Handler):

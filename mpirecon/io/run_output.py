@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,9 @@ from mpirecon.io.file_names import as_file_name
 from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.run_folder import KINDS, LINKED
+from mpirecon.io.run_folder import KINDS, LINKED, NULL, PATH, RECONSTRUCTION
+from mpirecon.io.run_folder import Kind as RunKind
+from mpirecon.io.run_summary import ANY, check_summary
 from mpirecon.io.unfinished import state_of
 
 FORMAT = "mpirecon-run-particles"
@@ -97,9 +99,15 @@ def write_summary(path: Path, summary: dict, place: Path | None = None) -> None:
         temporary.write_text(json.dumps(_plain({**summary, "files": files}), indent=2, allow_nan=False) + "\n")
 
 
-def read_summary(folder: str | os.PathLike, marker: str = "summary.json") -> dict:
+def read_summary(folder: str | os.PathLike, marker: str = "summary.json", needs: Sequence[str] = ANY,
+                 kind: RunKind | None = None) -> dict:
     """summary.json of a finished run, or what else a kind of run ends with.
-    Raises UserError when the folder holds none."""
+
+    needs : fields that there must be, as those of ``run_summary``
+    kind : RECONSTRUCTION or PATH, where only such a run will do
+
+    Raises UserError when the folder holds none, and naming the field that is missing or is not what it must be.
+    """
     path = Path(folder) / marker
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: {'a file, not a' if Path(folder).exists() else 'no such'} folder; name the one "
@@ -107,6 +115,11 @@ def read_summary(folder: str | os.PathLike, marker: str = "summary.json") -> dic
     if not path.is_file():
         if (state := state_of(Path(folder))) is not None:
             raise UserError(state)
+        other = next((other for other in KINDS if other.finished_in(Path(folder))), None)
+        if other is not None:
+            how = {NULL.name: "NullTest", PATH.name: "SelectionPath"}.get(other.name, "Result")
+            raise UserError(f"{folder} holds a {other.name}, so there is no {marker} (in scripts, mpirecon.{how} opens "
+                            f"it)")
         raise UserError(f"{folder}: no {marker}, so this is not the folder of a finished run")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
@@ -114,7 +127,21 @@ def read_summary(folder: str | os.PathLike, marker: str = "summary.json") -> dic
         raise UserError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(summary, dict):
         raise UserError(f"{path}: not the summary of a run")
+    if kind is not None:
+        refuse_other_kind(folder, summary, kind)
+    if marker == RECONSTRUCTION.marker:
+        check_summary(path, summary, needs)
     return summary
+
+
+def refuse_other_kind(folder: str | os.PathLike, summary: Mapping, kind: RunKind) -> None:
+    """Raise UserError where a folder holds a path instead of a reconstruction, or the reverse."""
+    if (summary.get("kind") == PATH.kind) == (kind == PATH):
+        return
+    if kind == PATH:
+        raise UserError(f"{folder} holds a reconstruction, not a path (in scripts, mpirecon.Result opens it)")
+    raise UserError(f"{folder} holds a path of selections, not a reconstruction (in scripts, mpirecon.SelectionPath "
+                    f"opens it)")
 
 
 def _plain(value):

@@ -14,7 +14,9 @@ import scipy
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_identity import Matched, match_particles, same_rows
+from mpirecon.io.run_folder import RECONSTRUCTION
 from mpirecon.io.run_output import open_particles, read_summary, took_part
+from mpirecon.io.run_summary import COMPARED
 from mpirecon.report.details import setting, weights_in_words
 from mpirecon.report.run_files import RunFiles, read_run_files
 from mpirecon.validate.fsc import crossing, fsc, lowest_frequencies
@@ -149,7 +151,8 @@ def compare_runs(folders: tuple[Path, Path], particles: tuple[Path | None, Path 
     UserError
         where a folder holds no finished run, or a particle file that was given is not that of the run.
     """
-    runs = tuple(read_run_files(Path(folder), read_summary(folder)) for folder in folders)
+    runs = tuple(read_run_files(Path(folder), read_summary(folder, needs=COMPARED, kind=RECONSTRUCTION))
+                 for folder in folders)
     matched, notes = _match(folders, runs, particles)
     between, why = _between(folders, runs)
     return Comparison(runs, between, matched, _settings(*(run.summary for run in runs)), [*notes, *why],

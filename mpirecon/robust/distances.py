@@ -12,6 +12,7 @@ from typing import Callable
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.robust.own_code import digest_of_code
 from mpirecon.robust.statistics import Statistics, matched_filter
 
 
@@ -62,6 +63,9 @@ CORRELATION = Distance("correlation", True, lambda s, sigma, typical: -matched_f
 
 DISTANCES = {d.name: d for d in (RAW, WHITENED, EXPLAINED, CORRELATION)}
 
+#: digests of those that scripts have added, of what they do
+_OWN: dict[str, str] = {}
+
 
 def register(distance: Distance) -> str:
     """Add a distance of one's own, by whose name ``reconstruct`` then knows it; returns the name.
@@ -70,7 +74,14 @@ def register(distance: Distance) -> str:
     """
     if DISTANCES.setdefault(distance.name, distance) is not distance:
         raise UserError(f"distance {distance.name}: there is one of this name already; choose another")
+    if distance not in (RAW, WHITENED, EXPLAINED, CORRELATION):
+        _OWN[distance.name] = digest_of_code(distance)
     return distance.name
+
+
+def own_digest(name: str) -> str | None:
+    """A digest of what a distance does that a script added; None of a built-in one."""
+    return _OWN.get(name)
 
 
 def get_distance(name: str) -> Distance:

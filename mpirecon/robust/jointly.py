@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 
-from mpirecon.parallel.comm import Communicator, SerialCommunicator
+from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.select import select
 from mpirecon.robust.selection import RandomPoses, Selection
@@ -53,11 +53,12 @@ def select_jointly(
         if nearby is not None:
             parts = (nearby.turn, nearby.sums, nearby.slope, nearby.curvature)
             nearby = NearbyPoses(*(whole(part) for part in parts), nearby.profile, nearby.band_profile)
-    decided = select(
-        SerialCommunicator(), statistics, whole(ids), whole(valid), random_poses=random_poses, groups=groups,
-        nearby=nearby, views=views,
-        **options,
-    )  # fmt: skip
+    ids_of_all, valid_of_all = whole(ids), whole(valid)
+    # each by itself, but a script's own loss may fail on one rank: the others must not wait for it
+    decided = run_together(comm, lambda: select(
+        SerialCommunicator(), statistics, ids_of_all, valid_of_all, random_poses=random_poses, groups=groups,
+        nearby=nearby, views=views, **options,
+    ))  # fmt: skip
     return _part(decided, slice(first, first + len(ids)), total)
 
 

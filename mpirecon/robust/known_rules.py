@@ -6,10 +6,12 @@ from __future__ import annotations
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.parallel.comm import Communicator, SerialCommunicator
+from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
 from mpirecon.parallel.select import smallest_k
+from mpirecon.robust import losses
 from mpirecon.robust.distances import Distance
 from mpirecon.robust.losses import L2, MAD_TO_SIGMA, Loss, is_m_estimator, loss_names, make_loss
+from mpirecon.robust.own_code import digest_of_code
 from mpirecon.robust.particle_noise import NOISY, median_of
 from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.rules import Case, Rule
@@ -25,18 +27,21 @@ _NEGLIGIBLE = 1e-6
 
 def sorting_score(case: Case) -> np.ndarray:
     """The distance by which a case's particles are sorted, (m,) float64, smaller is better; collective."""
-    return case.distance.score(case.statistics, case.sigma, median_of(case.comm, case.statistics.yy[case.valid]))
+    typical = median_of(case.comm, case.statistics.yy[case.valid])
+    # a script's own function may fail on one rank: the others must not wait for it
+    return run_together(case.comm, lambda: case.distance.score(case.statistics, case.sigma, typical))
 
 
 def norms(comm: Communicator, distance: Distance, statistics: Statistics, valid: np.ndarray) -> np.ndarray:
     """The unsquared distance d of every particle, (m,) float64; collective, for the typical image power."""
-    return distance.norm(statistics, median_of(comm, statistics.yy[valid]))
+    typical = median_of(comm, statistics.yy[valid])
+    return run_together(comm, lambda: distance.norm(statistics, typical))
 
 
 def mean_rho(comm: Communicator, loss: Loss, d: np.ndarray, counted: np.ndarray, given: np.ndarray) -> float:
     """Mean 2ρ of the counted, (m,) bool, of norms d, weighted by `given`; collective."""
-    rho, given = loss.rho, given[counted]
-    total = comm.allreduce_scalar(float(2 * (given * rho(d[counted])).sum()))
+    given = given[counted]
+    total = comm.allreduce_scalar(run_together(comm, lambda: float(2 * (given * loss.rho(d[counted])).sum())))
     return total / max(comm.allreduce_scalar(float(given.sum())), np.finfo(np.float64).tiny)
 
 
@@ -150,7 +155,7 @@ class ByNorm(Rule):
         norm = norms(comm, case.distance, case.statistics, valid)
         centre = median_of(comm, norm[valid])
         scale = widened(MAD_TO_SIGMA * median_of(comm, np.abs(norm[valid] - centre)), case.relaxation)
-        weight = self.of_norms(centre, scale).weight(norm)
+        weight = run_together(comm, lambda: self.of_norms(centre, scale).weight(norm))
         typical = median_of(comm, weight[valid])
         weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)
         return Selection(weight, weight > 0, score, centre_=centre, scale_=scale)
@@ -158,17 +163,21 @@ class ByNorm(Rule):
     def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray,
               given: np.ndarray) -> float:
         """A particle without weight still adds its ρ, else the loss would fall when more are left out."""
-        return mean_rho(comm, self.of_norms(selection.centre_, selection.scale_), d, valid, given)
+        loss = run_together(comm, lambda: self.of_norms(selection.centre_, selection.scale_))
+        return mean_rho(comm, loss, d, valid, given)
 
 
 _RULES: dict[str, Rule] = {rule.name: rule for rule in (LeastSquares(), Trimmed(), Posterior())}
+
+#: digests of those that scripts have added, of what they do
+_OWN: dict[str, str] = {}
 
 
 def add_rule(rule: Rule) -> str:
     """Have runs know a rule by its name; returns the name. UserError for the name of another loss."""
     if rule.name in rule_names():
         raise UserError(f"loss {rule.name}: there is one of this name already; choose another")
-    _RULES[rule.name] = rule
+    _RULES[rule.name], _OWN[rule.name] = rule, digest_of_code(rule)
     return rule.name
 
 
@@ -184,6 +193,11 @@ def rule_of(loss: str) -> Rule:
     if not is_m_estimator(loss):
         raise UserError(f"unknown loss {loss!r}; choose one of {', '.join(rule_names())}")
     return ByNorm(loss)
+
+
+def own_digest(loss: str) -> str | None:
+    """A digest of what a loss does that a script added, by whichever way; None of a built-in one."""
+    return _OWN.get(loss) or losses.own_digest(loss)
 
 
 def loss_value(

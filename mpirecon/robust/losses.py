@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.robust.own_code import digest_of_code
 
 #: Gaussian consistency of the median absolute deviation
 MAD_TO_SIGMA = 1.4826
@@ -207,6 +208,7 @@ _MAKERS: dict[str, Callable[[float, float], Loss]] = {
 }  # fmt: skip
 M_ESTIMATORS = tuple(_MAKERS)
 
+_OWN: dict[str, str] = {}  # digests of those that scripts have added, of what they do
 #: losses of ``reconstruct``; those without a weight function of d alone are rules of their own, see known_rules.py
 LOSSES = ("l2", "sorted", *M_ESTIMATORS, "posterior")
 
@@ -276,10 +278,10 @@ def register(name: str, loss: Callable) -> str:
     if name in LOSSES:
         raise UserError(f"loss {name}: a built-in loss has this name; choose another")
     if not callable(loss):
-        raise UserError(f"loss {name}: expected a function of the distances or a class of losses, got "
-                        f"{type(loss).__name__}")
+        raise UserError(f"loss {name}: expected a function of norms or a class of losses, got {type(loss).__name__}")
     calibrates = isinstance(loss, Calibrated) or (isinstance(loss, type) and issubclass(loss, Loss))
     _MAKERS[name] = loss if calibrates else lambda centre, scale: FunctionLoss(loss, name)
+    _OWN[name] = digest_of_code(loss)  # now: it may keep count of something while it is called
     return name
 
 
@@ -329,6 +331,11 @@ def loss_names() -> tuple[str, ...]:
 def is_m_estimator(name: str) -> bool:
     """Whether a loss weighs by a function of the norm."""
     return name in _MAKERS
+
+
+def own_digest(name: str) -> str | None:
+    """A digest of what a loss does that a script added; None of a built-in one."""
+    return _OWN.get(name)
 
 
 def make_loss(name: str, centre: float, scale: float) -> Loss:

@@ -149,6 +149,9 @@ class Simulator:
         return float(np.concatenate(variance).mean())
 
     def _check_range(self) -> None:
+        if not math.isfinite(self.signal_variance):
+            raise UserError("voxels of the map are no finite numbers (NaN or infinite): nothing can be simulated from "
+                            "it")
         if not self.signal_variance > 0:
             raise UserError("the images of this volume are blank: it holds no density")
         level = math.sqrt(self.signal_variance + self.noise_sigma**2)

@@ -52,6 +52,8 @@ def resample_map(volume: np.ndarray, pixel_size: float, box: int, new_pixel_size
         out = np.moveaxis(np.tensordot(matrix, out, axes=(1, axis)), 0, axis)
     inside = out * support(box)
     power = float(np.vdot(out, out))
+    if not np.isfinite(power):
+        raise UserError("voxels of the map are no finite numbers (NaN or infinite): nothing can be simulated from it")
     if not power > 0:
         raise UserError("the map is constant: there is no density to simulate from")
     return Resampled(band_limit(inside), solvent, 1 - float(np.vdot(inside, inside)) / power)

@@ -47,6 +47,7 @@ class Config:
     folds : parts of each half set, each scored against the map of the others; 1 scores inside the half, None: as many
         as ``settled`` finds best
     batch_size : particles per gradient step over all ranks, 0 for all
+    mask_name : what the mask is called, if not by its file: that of an array
     mask : a file, or "auto" for a sphere and, of the final map, a mask made from itself
     max_resolution : Å, finest used
     score_resolution : (coarsest, finest) Å used for distances
@@ -99,6 +100,7 @@ class Config:
     search_sigma: float | None = None
     particle_scores: bool = False
     skip_bad: bool = False
+    mask_name: str | None = None
     seed: int = 0
     deterministic: bool = False
 
@@ -284,8 +286,15 @@ class Config:
         few = self.group_by is not None and _fewest_groups(file, self.group_by, present) < _FEW_GROUPS
         return replace(self, folds=_FOLDS_OF_FEW if few else _FOLDS)
 
+    @property
+    def mask_called(self) -> str | None:
+        """The mask as messages and reports name it."""
+        return self.mask_name or self.mask
+
     def as_dict(self) -> dict:
-        return asdict(self) | {"iterations": self.rounds, "schedule": SCHEDULES[self.graduated]}
+        """What was asked for, by the options' names."""
+        found = asdict(self) | {"iterations": self.rounds, "schedule": SCHEDULES[self.graduated]}
+        return {name: value for name, value in found.items() if name != "mask_name"} | {"mask": self.mask_called}
 
 
 def _fewest_groups(file, column: str, present: np.ndarray | bool) -> int:

@@ -24,6 +24,7 @@ class Endurance:
     every : iterations, or seconds where `every_seconds` is given, between two checkpoints
     signal : name of the one after which the iteration under way is finished and saved, if that takes no more than
         `grace` seconds
+    kept : whether states are saved: not in a folder that goes with the process, where no run would find them
     stall_timeout : seconds without a step after which a rank ends the job, 0 for never.
     """
 
@@ -32,6 +33,7 @@ class Endurance:
     signal: str = "USR1"
     grace: float = 240.0
     stall_timeout: float = 1800.0
+    kept: bool = True
 
     def __post_init__(self) -> None:
         signal_number(self.signal)
@@ -82,7 +84,7 @@ class Checkpoints:
             return
         reports = run.comm.allgather((run.engine.pace.stop.received, self._due(iteration)))
         signal = next((name for name, _ in reports if name), None)
-        if signal or reports[0][1]:  # clocks differ: rank 0's decides
+        if (signal or reports[0][1]) and self.endurance.kept:  # clocks differ: rank 0's decides
             first = self.saved is None
             with run.engine.timings("checkpoint"):
                 save(run, self.folder, state)

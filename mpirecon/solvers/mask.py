@@ -23,18 +23,22 @@ def make_mask(file: ParticleFile, config: Config) -> SoftMask:
         mask = read_map(config.mask)
         if mask.box != file.box or abs(mask.pixel_size / file.pixel_size - 1) > 1e-3:
             todo = "make a mask of that size"
-            if mask.box == file.box:
+            if mask.box == file.box and config.mask_name is not None:
+                todo = f"its box is right: give it as mpirecon.Volume(array, {file.pixel_size:g})"
+            elif mask.box == file.box:
                 todo = (
                     "its box is right, so perhaps only the pixel size in its header is wrong: relion_image_handler --i "
                     f"{config.mask} --o mask_right.mrc --force_header_angpix {file.pixel_size:g} sets it"
                 )
+            header = ", in its header," if config.mask_name is None else ""
             raise UserError(
-                f"{config.mask}: the mask has box {mask.box} and, in its header, pixels of {mask.pixel_size:g} Å; "
+                f"{config.mask_called}: the mask has box {mask.box} and{header} pixels of {mask.pixel_size:g} Å; "
                 f"{file.path} has box {file.box} and pixels of {file.pixel_size:g} Å; {todo}"
             )
         array = np.asarray(mask.array, np.float32)
         if array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
-            raise UserError(f"{config.mask}: mask values run from {array.min():g} to {array.max():g}; expected 0 … 1")
+            raise UserError(f"{config.mask_called}: mask values run from {array.min():g} to {array.max():g}; expected "
+                            "0 … 1")
         return SoftMask.of(array)
     edge = min(_MASK_EDGE, file.box / 8)
     largest = file.box / 2 - edge
@@ -47,7 +51,7 @@ def make_mask(file: ParticleFile, config: Config) -> SoftMask:
 
 def mask_in_words(file: ParticleFile, config: Config) -> str:
     if config.masked_by_file:
-        return Path(config.mask).name
+        return config.mask_name or Path(config.mask).name
     edge = min(_MASK_EDGE, file.box / 8)
     diameter = config.diameter or 2 * (file.box / 2 - edge) * file.pixel_size
     largest = "" if config.diameter else ", the largest that the box holds,"
@@ -57,5 +61,5 @@ def mask_in_words(file: ParticleFile, config: Config) -> str:
 def agree_on_mask(comm: Communicator, config: Config, mask: SoftMask) -> None:
     """A mask file that is replaced while the ranks read it must not cut each one's maps in its own way. Collective."""
     if config.masked_by_file and len(set(comm.allgather(mask.digest()))) > 1:
-        raise UserError(f"{config.mask} is not the same mask on all ranks: it was replaced while they read it, or the "
-                        "hosts' copies differ; start again when nothing writes to it")
+        raise UserError(f"{config.mask_called} is not the same mask on all ranks: it was replaced while they read it, "
+                        "or the hosts' copies differ; start again when nothing writes to it")

@@ -12,6 +12,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
 from mpirecon.io.run_folder import PATH
+from mpirecon.io.run_log import ON_NOISE
 from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.stopping import StopRequested
@@ -72,7 +73,7 @@ def run_path(
             if place.complete:
                 return summary_of_complete(comm, console, place)
             watchdog.share(place.logs / ".pulse")
-            path = _Path(walk, place.path)
+            path = _Path(walk, place.path, endurance.kept)
             path.go(place.resumes)
             steps, random, verdict = path.assessed()
             summary = write_path(walk, place.staging, about_run(start), steps, random, verdict, path.null, place.path)
@@ -112,8 +113,8 @@ class _Path:
     null : what the same path made of noise, or None
     """
 
-    def __init__(self, walk: Walk, folder: Path) -> None:
-        self.walk, self.folder, self.options = walk, folder, walk.options
+    def __init__(self, walk: Walk, folder: Path, kept: bool = True) -> None:
+        self.walk, self.folder, self.options, self._kept = walk, folder, walk.options, kept
         self.comm, self.file, self.console = walk.comm, walk.file, walk.console
         self.steps: list[dict] = []
         self.random: list[dict] = []
@@ -229,7 +230,7 @@ class _Path:
         background = None if walk.run.config.normalise == OFF else Background(self.file.box)
         noise = NoiseFile(self.file, walk.run.config.seed, background)
         given = None if walk.run.given is None else walk.run.given.values
-        again = Walk(self.comm, noise, walk.run.config, self.options, walk.log, self.console,
+        again = Walk(self.comm, noise, walk.run.config, self.options, walk.log.part(ON_NOISE), self.console,
                      stop=walk.engine.pace.stop, weights=given,
                      mask=walk.mask)
         again.prepare(self.noise if self.noise.steps else None)
@@ -260,10 +261,8 @@ class _Path:
 
     # what is kept of it
 
-    def _save(self) -> None:
-        """Write what is done; raises StopRequested, on all ranks,
-        if one of them received a signal to stop. Collective."""
-        signal = next((name for name in self.comm.allgather(self.walk.engine.pace.stop.received) if name), None)
+    def _write_state(self) -> None:
+        """Write what is done, for a run that resumes it. Collective."""
         whole = self.comm.gather_slabs(np.ascontiguousarray(self.walk.run.state.survey.power), len(self.file))
         with together(self.comm), self.walk.engine.timings("checkpoint"):
             if self.comm.rank == 0:
@@ -274,7 +273,14 @@ class _Path:
                 arrays = {"power": whole, "whole": self._whole, **self.walk.own_mask,
                           **walk_arrays("", self.walk.walked), **walk_arrays("noise_", self.noise)}
                 write_checkpoint(self.folder / NAME, facts, arrays)
-        self.saved = True
+
+    def _save(self) -> None:
+        """Write what is done; raises StopRequested, on all ranks,
+        if one of them received a signal to stop. Collective."""
+        signal = next((name for name in self.comm.allgather(self.walk.engine.pace.stop.received) if name), None)
+        if self._kept:
+            self._write_state()
+        self.saved = self._kept
         if signal:
             raise StopRequested(signal)
 

@@ -166,7 +166,7 @@ def _map_warnings(run: Reconstruction, summary: dict, columns: dict) -> list[str
             anisotropy_warning(after.get("cones"))]
     if run.config.mask in (None, AUTO):
         return texts
-    name = Path(run.config.mask).name
+    name = Path(run.config.mask_called).name
     return [*texts, *mask_warnings(run.engine.mask, name, after.get("randomised_at_resolution"))]
 
 
@@ -185,7 +185,7 @@ def _outside(run: Reconstruction, maps: dict) -> str | None:
     focus = run.config.mask not in (None, AUTO)
     if not focus and run.config.diameter is None:
         return None
-    name = f"the mask {Path(run.config.mask).name}" if focus else f"--diameter {run.config.diameter:g} Å"
+    name = f"the mask {Path(run.config.mask_called).name}" if focus else f"--diameter {run.config.diameter:g} Å"
     return outside_warning(maps["half1"], maps["half2"], run.engine.mask, name, focus)
 
 
@@ -197,7 +197,7 @@ def _asymmetric_mask(run: Reconstruction) -> str | None:
     outside = asymmetry(run.engine.mask, point_group(config.symmetry).matrices)
     if outside <= _ASYMMETRIC:
         return None
-    return (f"the mask {config.mask} does not have the symmetry {config.symmetry}: a rotation of it takes "
+    return (f"the mask {config.mask_called} does not have the symmetry {config.symmetry}: a rotation of it takes "
             f"{100 * outside:.0f} % of the mask's "
             "inside to its outside. The map has the symmetry, and is scored and cut in that mask; take one of the "
             "whole particle")

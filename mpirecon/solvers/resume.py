@@ -17,6 +17,8 @@ from mpirecon.io.checkpoint import NAME, Checkpoint, writing_checkpoint
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.select import median
+from mpirecon.robust.distances import own_digest as own_distance
+from mpirecon.robust.known_rules import own_digest as own_loss
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.selection import RandomPoses
 from mpirecon.robust.statistics import Statistics
@@ -123,17 +125,23 @@ def identify(run) -> dict:
     file = run.file
     digest = np.array([run.slab.digest()], np.uint64).view(np.int64)
     run.comm.allreduce(digest)  # wraps round, as a hash may
+    start = None if run.start is None else run.comm.gather_slabs(np.ascontiguousarray(run.start), len(file))
     with together(run.comm):
         few = file.images(np.unique([0, len(file) // 2, len(file) - 1])) if run.comm.rank == 0 else np.zeros(0)
+        start = None if start is None else digest_of(start)
     options = run.config.as_dict()
     for name in ("iterations", "threads", "memory"):  # more may be asked for, and the result is the same
         options.pop(name)
     options.pop("transport")  # sums are the same whichever way they travel
+    if run.config.masked_by_file:
+        options["mask"] = "given"  # what is in it says which, wherever it is now
     return run.comm.bcast({
         "options": json.loads(json.dumps(options)),
         "particles": {"count": len(file), "box": file.box, "rows": f"{digest[0]:x}", "images": digest_of(few)},
         "mask": run.engine.masking.digest(),
         "weights": None if run.given is None else digest_of(run.given.values),
+        "start_weights": start,
+        "own": {"loss": own_loss(run.config.loss), "distance": own_distance(run.config.distance)},
         "file": file.state(),
     })  # fmt: skip
 
@@ -181,11 +189,19 @@ def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
         raise UserError(f"{checkpoint.path} was made with other options: {how}; resume with the same, or start a new "
                         "run with --overwrite")
     if checkpoint.facts["mask"] != now["mask"]:
-        raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the "
-                        "same, or start a new run with --overwrite")
+        raise UserError(f"{checkpoint.path} was made with another mask than that of now ({run.config.mask_called}); "
+                        "resume with the same, or start a new run with --overwrite")
     if checkpoint.facts.get("weights") != now["weights"]:
         raise UserError(f"{checkpoint.path} was made with other weights of the particles than {run.given.source} has "
                         "now; resume with the same, or start a new run with --overwrite")
+    for what, name in (("loss", run.config.loss), ("distance", run.config.distance)):
+        if checkpoint.facts.get("own", {}).get(what) != now["own"][what]:
+            raise UserError(f"{checkpoint.path} was made with another {what} {name} than it is now: its code, its "
+                            "default values, or variables that it refers to are others; resume with the same, or start "
+                            "a new run with --overwrite")
+    if checkpoint.facts.get("start_weights") != now["start_weights"]:
+        raise UserError(f"{checkpoint.path} was made with other starting weights; resume with the same, or start a new "
+                        "run with --overwrite")
 
 
 def _in_words(value) -> str:

@@ -14,7 +14,7 @@ from mpirecon.backend.protocol import Ability
 from mpirecon.backend.store import ImageStore
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.parallel.comm import Communicator
+from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.jointly import select_over_ranks
@@ -66,7 +66,7 @@ class Reconstruction:
         self.comm, self.file, self.config, self.slab = comm, file, p.config, p.slab
         self.log, self.console = log, console
         self.given = p.given
-        self._start = p.starting_weights(start_weights)
+        self.start = run_together(comm, lambda: p.starting_weights(start_weights))
         self.engine = Engine(
             comm, p.backend, p.slab, ImageStore(p.backend, p.slab), p.config.scoring_folds, p.mask, timings, log,
             Pace(comm, console, stop), p.config.skip_bad, p.symmetry, deterministic=p.config.deterministic,
@@ -190,7 +190,7 @@ class Reconstruction:
         once = sums and self.config.visits_once(slab.total, self.file.has_truth)
         self.engine = replace(self.engine, keeps=not once)
         with self.engine.pace.showing(slab.total, "survey", mine=slab.here):
-            weight = slab.given if self._start is None else slab.given * self._start
+            weight = slab.given if self.start is None else slab.given * self.start
             survey, store = self.engine.survey(weight if sums else None)
         levels = LevelsFound.of(self.comm, slab.levels[slab.valid], slab.factor[slab.valid], slab.normaliser.gains)
         self.log.event("image levels", **levels.as_dict(), normaliser=slab.normaliser.as_dict())
@@ -245,8 +245,8 @@ class Reconstruction:
 
     def _first_weight(self, state: State) -> np.ndarray | None:
         """Before there is a map, all alike; but for robust losses no image of outlying power makes the first map."""
-        if self._start is not None:
-            return self._start
+        if self.start is not None:
+            return self.start
         if not self.config.rule.scores:
             return None
         power = state.survey.power / median(self.comm, state.survey.power[self.slab.valid])

@@ -16,7 +16,7 @@ from mpirecon.io.particle_file import ParticleFile, open_together
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.model.arrays import Volume
-from mpirecon.parallel.comm import Communicator, together
+from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.select import median
 from mpirecon.report.verdict import declared
 from mpirecon.robust.particle_noise import particle_sigma
@@ -213,9 +213,10 @@ def _columns(run: Reconstruction, statistics: Statistics) -> dict[str, np.ndarra
     """What a run's table has of its particles, against one map each. Collective."""
     comm, valid = run.comm, run.slab.valid
     sigma = particle_sigma(comm, statistics, valid)
+    typical = median(comm, statistics.yy[valid])
     columns = {
         "score": matched_filter(statistics, sigma),
-        "distance": run.problem.distance.score(statistics, sigma, median(comm, statistics.yy[valid])),
+        "distance": run_together(comm, lambda: run.problem.distance.score(statistics, sigma, typical)),
         "residual": statistics.residual, "scale": statistics.contrast, "sigma": sigma,
     }  # fmt: skip
     return {name: np.where(valid, values, np.nan) for name, values in columns.items()}

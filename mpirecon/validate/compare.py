@@ -18,7 +18,7 @@ from mpirecon.validate.automask import automatic_mask
 from mpirecon.validate.directional import ConicalFSC, conical_fsc
 from mpirecon.validate.fsc import THRESHOLDS, crossing, fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
-from mpirecon.validate.grids import check_same_grid
+from mpirecon.validate.grids import check_same_grid, refuse_blank
 from mpirecon.validate.map_warnings import mask_warnings
 from mpirecon.validate.randomised import phase_randomised_fsc
 
@@ -128,8 +128,7 @@ def compare_maps(a: Volume, b: Volume, mask: Volume | str | None = None, *, name
     """
     first, second, _ = names
     for volume, name in ((a, first), (b, second)):
-        if not np.ptp(volume.array) > 0:
-            raise UserError(f"{name}: the map is constant, there is nothing to correlate")
+        refuse_blank(volume.array, name)
     box, pixel_size = a.box, a.pixel_size
     curves = {"fsc": fsc(a.array, b.array)}
     array, text = _mask(mask, a, b, names, crossing(curves["fsc"], 0.143, box, pixel_size))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from mpirecon.errors import UserError
 
 
@@ -16,3 +18,17 @@ def check_same_grid(a, name_a: str, b, name_b: str) -> None:
             f"{name_a} has pixels of {a.pixel_size:g} Å, {name_b} of {b.pixel_size:g} Å; rescale one of them, or "
             "correct the pixel size in its header if that is what is wrong"
         )
+
+
+def refuse_no_numbers(array: np.ndarray, name: str) -> None:
+    """Raise UserError where voxels of a map are NaN or infinite."""
+    if not np.isfinite([np.min(array), np.max(array)]).all():  # NaN where there is one
+        bad = int(np.count_nonzero(~np.isfinite(array)))
+        raise UserError(f"{name}: {bad:,} of {array.size:,} voxels are no finite numbers (NaN or infinite)")
+
+
+def refuse_blank(array: np.ndarray, name: str) -> None:
+    """Raise UserError where two maps cannot be correlated because one of them holds no density."""
+    refuse_no_numbers(array, name)
+    if not np.ptp(array) > 0:
+        raise UserError(f"{name}: the map is constant, there is nothing to correlate")

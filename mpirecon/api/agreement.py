@@ -1,0 +1,70 @@
+"""That all ranks were given the same: a script runs on each, and may have read or drawn something else there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.model.arrays import Volume
+from mpirecon.model.devices import on_host
+from mpirecon.parallel.comm import Communicator, run_together
+from mpirecon.robust.own_code import digest_of_code
+
+#: what ranks may be given differently: hosts have cores and memory of their own
+_OF_HOSTS = ("threads", "memory")
+
+_PLAIN = (type(None), bool, int, float, str, np.generic)
+_FUNCTION = "function"
+_NOT_GIVEN = ("not given", "")
+
+
+def same_on_all(comm: Communicator, **settings) -> None:
+    """Raise UserError, on all ranks, naming the first setting that is not the same on all. Collective; None is as if it
+    were not given."""
+    if comm.size == 1:
+        return
+    told = run_together(comm, lambda: {name: _told(value) for name, value in settings.items()
+                                       if name not in _OF_HOSTS and value is not None})
+    ranks = comm.allgather((comm.hostname, told))
+    first = ranks[0][1]
+    for rank, (host, other) in enumerate(ranks):
+        for name in dict.fromkeys((*first, *other)):
+            here, there = first.get(name, _NOT_GIVEN), other.get(name, _NOT_GIVEN)
+            if here == there:
+                continue
+            how = f"another {here[0]} on rank 0 than" if here[0] == there[0] else f"{here[0]} on rank 0 and {there[0]}"
+            why = ", in its code or a variable that it refers to;" if here[0] == there[0] == _FUNCTION else ";"
+            raise UserError(f"{name} is {how} on rank {rank} (host {host}){why} all ranks must be given the same, such "
+                            f"as what rank 0 has read or drawn and sent to the others")
+
+
+def _told(value) -> tuple[str, str]:
+    """(a setting in a few words, a digest of it)."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, _PLAIN):
+        return str(value), "text" if isinstance(value, str) else "number"
+    if isinstance(value, Volume):
+        return "map", digest_of_code((value.to_numpy(), value.pixel_size))
+    if callable(value):
+        return _FUNCTION, digest_of_code(value)
+    held = _as_tuples(value)
+    return "array" if isinstance(held, np.ndarray) else type(value).__name__, digest_of_code(held)
+
+
+def _as_tuples(value):
+    """Numbers as an array; other lists and dictionaries, which may be changed, as what cannot be."""
+    if isinstance(value, (os.PathLike, *_PLAIN)):
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(value, Mapping):
+        return tuple((name, _as_tuples(one)) for name, one in value.items())
+    try:
+        numbers = on_host(value)
+    except (TypeError, ValueError, UserError):  # lists of lists of different lengths; what is wrong is said later
+        numbers = None
+    if numbers is not None and numbers.dtype.kind in "biufc":
+        return numbers
+    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
