@@ -16,6 +16,7 @@ from mpirecon.model.draws import (
     random_quaternion,
     uniform_draws,
 )
+from mpirecon.model.optics import ctf_rows
 from mpirecon.model.pose import angular_distance, euler_from_matrix, matrix_from_quaternion, quaternion_from_euler
 
 ANGLE = st.floats(-360, 360, allow_nan=False)
@@ -219,8 +220,8 @@ def test_picking_particles_keeps_their_columns_together(rows):
         (dict(half=[1, 2, 3, 1]), "half of particle 2 is 3, expected 1 or 2"),
         (dict(ctf=np.zeros(4)), "CTF_DTYPE, got float64"),
         (dict(ctf=make_ctf(4)), "particle 0: CTF voltage_kv is 0 kV, outside 20"),
-        (dict(ctf=make_ctf(4, voltage_kv=300, defocus_u=[1, 2, 9e9, 3])), "particle 2: CTF defocus_u is 9e.09 Å"),
-        (dict(ctf=make_ctf(4, voltage_kv=[300, np.nan, 300, 300])), "particle 1: CTF voltage_kv is nan"),
+        (dict(ctf=ctf_rows(4, voltage_kv=300, defocus_u=[1, 2, 9e9, 3])), "particle 2: CTF defocus_u is 9e.09 Å"),
+        (dict(ctf=ctf_rows(4, voltage_kv=[300, np.nan, 300, 300])), "particle 1: CTF voltage_kv is nan"),
         (dict(contrast="grey"), "'grey', expected 'white' or 'black'"),
         (dict(true_quaternion=np.zeros((3, 4))), "true_quaternion has 3 rows for 4 poses"),
     ],

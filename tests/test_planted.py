@@ -151,7 +151,7 @@ def test_a_file_of_before_kinds_were_distinguished_is_read_and_scored(tmp_path):
     ("settings", "said"),
     [
         (dict(offset_error=-1.0), "--offset-error is -1 Å, expected 0 … 50000 Å"),
-        (dict(offset_error=float("nan")), "--offset-error is nan Å"),
+        (dict(offset_error=float("nan")), "--offset-error nan: expected a number"),
         (dict(offset_error=5.0, offset_error_rate=1.5), "--offset-error-rate is 1.5, expected 0 … 1"),
         (dict(offset_error_rate=0.5), "give the size of the error with --offset-error"),
         (dict(defocus_error=-5.0), "--defocus-error is -5 Å, expected 0"),

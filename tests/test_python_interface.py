@@ -239,7 +239,7 @@ def test_a_distance_of_ones_own(particles):
     np.testing.assert_array_equal(ours.kept, plain.kept)
     np.testing.assert_allclose(ours.particles["distance"], 2 * plain.particles["distance"], rtol=1e-12)
     with pytest.raises(mr.UserError, match="already"):
-        mr.distances.register(mr.distances.Distance("raw", False, None, None))
+        mr.distances.register(mr.distances.Distance("raw", False, twice.score, None))
 
 
 def test_starting_weights_make_the_map(particles):
@@ -289,7 +289,7 @@ def test_rows_of_images(particles):
     np.testing.assert_array_equal(particles.images([7, 3, 7, -1]), everything[[7, 3, 7, -1]])
     np.testing.assert_array_equal(particles.images(5), everything[5])
     np.testing.assert_array_equal(particles.images(np.arange(240) % 2 == 0), everything[::2])
-    with pytest.raises(IndexError, match="0 to 239"):
+    with pytest.raises(mr.UserError, match="0 to 239"):
         particles.images([240])
 
 
@@ -457,9 +457,9 @@ def test_a_folder_is_no_table(result, tmp_path, monkeypatch, read):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(mr.UserError, match=rf"^{result.folder} is a folder; a table of particles \(.star or .cs\)"):
         read(result.folder)
-    with pytest.raises(mr.UserError, match=r"^\. is a folder"):
+    with pytest.raises(mr.UserError, match="path='': expected a path that is not empty"):
         read("")
-    with pytest.raises(mr.UserError, match=r"^cannot read \."):
+    with pytest.raises(mr.UserError, match="path='': expected a path that is not empty"):
         mr.read_map("")
     with pytest.raises(mr.UserError, match=f"^{tmp_path} is a folder; a STAR file"):
         read_mtf(tmp_path)
@@ -494,7 +494,7 @@ def test_maps_are_written_that_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize(("option", "words"), [
-    ({"backend": "gpu"}, "backend gpu: choose one of auto, cpu, cuda"), ({"backend": None}, "backend=None: choose"),
+    ({"backend": "gpu"}, "backend gpu: choose one of auto, cpu, cuda"), ({"backend": None}, "backend=None: expected text"),
     ({"transport": "fast"}, "transport fast: choose one of"), ({"log_particles": "some"}, "log_particles some"),
     ({"log_particles": ""}, "choose one of none, last, all"),
 ])
@@ -505,8 +505,17 @@ def test_words_that_no_option_takes_are_refused(particles, option, words):
 
 @pytest.mark.parametrize(("option", "words"), [
     ({"dtype": "int8"}, "dtype int8: choose one of auto, float32, float16"), ({"contrast": ""}, "contrast : choose"),
-    ({"rescale": "all"}, "rescale all: expected common"), ({"select": "x"}, "select 'x': expected COLUMN=VALUES"),
+    ({"rescale": "all"}, "rescale 'all': expected 'common'"), ({"select": "x"}, "select 'x': expected COLUMN=VALUES"),
 ])
 def test_words_that_no_import_takes_are_refused(tmp_path, option, words):
     with pytest.raises(mr.UserError, match=words):
         mr.read_star(tmp_path / "p.star", **option)
+def test_tables_are_data_frames(particles, result):
+    """Columns of several numbers too, such as quaternions, which pandas itself refuses."""
+    frame = mr.data_frame(particles.table)
+    assert len(frame) == 240 and {"quaternion_w", "shift_y", "defocus_u", "true_quaternion_z"} <= set(frame)
+    np.testing.assert_array_equal(frame[["shift_x", "shift_y"]], particles.table["shift"])
+    kept = mr.data_frame(result.particles).query("kept")
+    np.testing.assert_array_equal(kept["id"], np.flatnonzero(result.kept))
+    with pytest.raises(mr.UserError, match="expected a structured array, such as result.particles, got Result"):
+        mr.data_frame(result)

@@ -177,7 +177,7 @@ def test_the_command_and_python_take_the_second_map(tmp_path, monkeypatch, capsy
         (dict(second_fraction=2.0), "--second-fraction is 2"),
         (dict(noise_colour=-1.0), "--noise-colour is -1"),
         (dict(micrographs=0), "--micrographs is 0"),
-        (dict(neighbour_rate=float("nan")), "--neighbour-rate is nan"),
+        (dict(neighbour_rate=float("nan")), "--neighbour-rate nan: expected a number"),
         (dict(background=1.0, snr=math.inf), "--background is in standard deviations of the noise"),
     ],
 )

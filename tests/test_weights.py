@@ -156,7 +156,7 @@ def test_weights_that_are_none_are_refused(smaller):
          rf"weights: nan of particle 8 is not a weight \({COUNT - 8} such particles\)"),
         (np.zeros(COUNT), r"an array: all \d+ particles of half set 1 have weight 0; both half maps need particles"),
         (smaller.metadata().half == 1, r"an array: all \d+ particles of half set 2 have weight 0"),
-        (["much"] * COUNT, "weights: expected an array of numbers"),
+        (["much"] * COUNT, "weights: they must be an array of numbers"),
     ):
         with pytest.raises(mr.UserError, match=words):
             mr.reconstruct(smaller, weights=weights)

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, in_python
 from mpirecon.io.inputs import Input, given
 from mpirecon.parallel.comm import Communicator, SerialCommunicator
 from mpirecon.parallel.console import Console
@@ -45,6 +45,9 @@ def check_names(what: str, names, known) -> None:
 
     for name in names:
         if name not in known:
+            said = in_python(f"--{name.replace('_', '-')}")  # an option of the command by another name
+            if said.partition("=")[0] not in (name, f"--{name.replace('_', '-')}"):
+                raise TypeError(f"{what} has no setting {name!r}; in Python it is {said}")
             near = difflib.get_close_matches(name, known, 1)
             raise TypeError(f"{what} has no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else
                             f"; it has {', '.join(known)}"))

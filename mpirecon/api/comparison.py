@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from mpirecon.api.result import Result
+from mpirecon.kinds import AnyPath, checked, of_kind
 from mpirecon.report import comparison as runs
 from mpirecon.report.comparison_page import comparison_page, sentences, write_comparison
 
@@ -13,6 +14,7 @@ from mpirecon.report.comparison_page import comparison_page, sentences, write_co
 class Comparison(runs.Comparison):
     """As `mpirecon.compare` makes it: a comparison that can write its page and shows itself in a notebook."""
 
+    @checked
     def write(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
         """Write one self-contained HTML page; UserError when `path` exists, without `overwrite`, or is a file that one
         of the runs left or was made from."""
@@ -25,6 +27,7 @@ class Comparison(runs.Comparison):
         return comparison_page(self)
 
 
+@checked
 def compare(run1, run2, *, particles1: str | os.PathLike | None = None,
             particles2: str | os.PathLike | None = None) -> Comparison:
     """Set two finished runs beside each other.
@@ -50,6 +53,7 @@ def compare(run1, run2, *, particles1: str | os.PathLike | None = None,
     UserError
         where a folder holds no finished run, or a particle file that was given is not that of the run.
     """
-    folders = tuple(run.folder if isinstance(run, Result) else Path(run) for run in (run1, run2))
+    folders = tuple(run.folder if isinstance(run, Result) else Path(of_kind(run, AnyPath | Result, name))
+                    for run, name in ((run1, "run1="), (run2, "run2=")))
     made = runs.compare_runs(folders, (particles1, particles2))
     return Comparison(made.runs, made.between, made.matched, made.settings, made.notes, made.particles)

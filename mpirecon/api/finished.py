@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpirecon.api.arguments import console_of, is_path
+from mpirecon.api.path import SelectionPath
+from mpirecon.api.result import Result
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.inputs import given
+from mpirecon.kinds import AnyPath, checked
 
 if TYPE_CHECKING:
     from mpirecon.io.export import ExportReport
@@ -19,8 +22,15 @@ if TYPE_CHECKING:
 _SIZES = 16, 256
 
 
+def folder_of(run: str | os.PathLike | Result | SelectionPath) -> Path:
+    """The folder of a finished run or path that was given as such, or by its folder."""
+    return run.folder if isinstance(run, (Result, SelectionPath)) else Path(run)
+
+
+@checked
 def export(
-    run: str | os.PathLike, *, star: str | os.PathLike | None = None, cs: str | os.PathLike | None = None,
+    run: AnyPath | Result | SelectionPath, *,
+    star: str | os.PathLike | None = None, cs: str | os.PathLike | None = None,
     discarded: str | os.PathLike | None = None, stack: str | os.PathLike | None = None,
     particles: str | os.PathLike | None = None, poses: str = "original", step: float | None = None,
     coordinates: str | None = None, mtf: str | os.PathLike | Sequence[tuple[int | None, str | os.PathLike]] = (),
@@ -30,8 +40,8 @@ def export(
 
     Parameters
     ----------
-    run : path
-        folder of a finished run or path
+    run : path, Result or SelectionPath
+        finished run or path, or its folder
     star, cs : path, optional
         files of the kept particles; cs : where they came from a .cs file
     discarded : path, optional
@@ -66,21 +76,22 @@ def export(
     """
     from mpirecon.io.export import ExportOptions, export_run  # slow to load, and a page needs none
 
-    console = console_of(None, verbose)
+    run, console = folder_of(run), console_of(None, verbose)
     mtf = ((None, mtf),) if is_path(mtf) else tuple(mtf)
     options = ExportOptions(star, discarded, cs, stack, particles, poses, step, coordinates, mtf, overwrite)
     return export_run(run, options, lambda total: console.progress(total, "writing images"))
 
 
+@checked
 def write_report(
-    run: str | os.PathLike, output: str | os.PathLike | None = None, *, overwrite: bool = False
+    run: AnyPath | Result | SelectionPath, output: AnyPath | None = None, *, overwrite: bool = False
 ) -> Path:
     """Write the report of a finished run or path again: one page with everything in it.
 
     Parameters
     ----------
-    run : path
-        its folder
+    run : path, Result or SelectionPath
+        the run, or its folder
     output : path, optional
         the page; the folder's own ``report.html``, which is replaced, when left out
     overwrite : bool
@@ -96,6 +107,7 @@ def write_report(
     UserError
         when the folder is no finished run, or `output` exists or was read by the run.
     """
+    run = folder_of(run)
     from mpirecon.io.run_folder import PATH
     from mpirecon.io.run_inputs import run_inputs
     from mpirecon.io.run_output import read_summary
@@ -115,8 +127,9 @@ def write_report(
     return write(run, summary, target=output, overwrite=overwrite or output is None)
 
 
+@checked
 def view(
-    volume: str | os.PathLike, output: str | os.PathLike | None = None, *, size: int = 96, level: float | None = None,
+    volume: AnyPath, output: AnyPath | None = None, *, size: int = 96, level: float | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a page that shows a map without a network: slices, a surface to turn, projections.

@@ -14,8 +14,10 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.run_inputs import particle_inputs
+from mpirecon.kinds import checked
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.arrays import Stack
+from mpirecon.model.devices import numbers_of
 from mpirecon.model.particles import ParticleSet
 from mpirecon.operators import forward as operators
 from mpirecon.simulation.dataset import multiply_by_ctf
@@ -42,6 +44,7 @@ class ForwardModel:
         False leaves CTF, premultiplication and contrast out: plain projections, magnified as their optics groups are
     """
 
+    @checked
     def __init__(self, particles: Particles, rows=slice(None), *, use_ctf: bool = True) -> None:
         self.particles, self.use_ctf = particles, use_ctf
         with particles.file() as file:
@@ -78,6 +81,7 @@ class ForwardModel:
             images[rows] = self._images(prepared, self.about[rows])
         return Stack(images, self.particles.pixel_size)
 
+    @checked
     def write(self, volume, path: str | os.PathLike, *, overwrite: bool = False,
               progress: Callable[[int], None] = lambda images: None) -> None:
         """Write A x as a stack (.mrcs), some images at a time.
@@ -121,7 +125,7 @@ class ForwardModel:
         Volume
             (n, n, n) float32
         """
-        images = np.asarray(images, np.float32)
+        images = numbers_of(images, "ForwardModel.adjoint: images").astype(np.float32)
         shape = len(self), self.particles.box, self.particles.box
         if images.shape != shape:
             raise UserError(f"ForwardModel.adjoint: expected images of shape {shape}, got {images.shape}")

@@ -8,12 +8,12 @@ import numpy as np
 
 from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator
-from mpirecon.api.maps import Volume, alike, as_volume
-from mpirecon.errors import UserError
-from mpirecon.parallel.comm import Communicator, run_together
+from mpirecon.api.maps import Volume, alike
+from mpirecon.api.masks import mask_for
+from mpirecon.kinds import Count, Positive, Seed, Share, checked
+from mpirecon.parallel.comm import run_together
 from mpirecon.validate import local_resolution as local
-from mpirecon.validate.grids import check_same_grid
-from mpirecon.validate.local_files import check_mask, sharpening
+from mpirecon.validate.local_files import sharpening
 from mpirecon.validate.windows import WindowOptions
 
 
@@ -54,11 +54,12 @@ class LocalResolution:
         return notebook(maps, self.summary, self.volume.pixel_size)
 
 
+@checked
 def local_resolution(
-    half1, half2, mask=None, *, sampling: float | None = None, radius: float | None = None, edge: float | None = None,
-    randomise_from: float | None = None, min_resolution: float = 50.0, threshold: float = 0.143,
-    bfactor: float | None = None,
-    pixel_size: float | None = None, seed: int = 1, threads: int = 1, comm: Communicator | None = None,
+    half1, half2, mask=None, *, sampling: Positive | None = None, radius: Positive | None = None,
+    edge: Positive | None = None, randomise_from: Positive | None = None, min_resolution: Positive = 50.0,
+    threshold: Share = 0.143, bfactor: float | None = None, pixel_size: Positive | None = None, seed: Seed = 1,
+    threads: Count = 1, comm=None,
 ) -> LocalResolution:
     """FSC of two unmasked half maps in soft spheres all over the box (Cardone, Heymann & Steven 2013), as
     relion_postprocess --locres.
@@ -101,7 +102,7 @@ def local_resolution(
     same_on_all(comm, half1=half1, half2=half2, mask=mask, sampling=sampling, radius=radius, edge=edge,
                 randomise_from=randomise_from, min_resolution=min_resolution, threshold=threshold, bfactor=bfactor,
                 pixel_size=pixel_size, seed=seed)
-    first, second, given = run_together(comm, lambda: _given(half1, half2, mask, pixel_size, threads))
+    first, second, given = run_together(comm, lambda: _given(half1, half2, mask, pixel_size))
     options = WindowOptions(sampling, radius, edge, randomise_from, min_resolution, threshold)
     gain = None if bfactor is None else sharpening(first.box, first.pixel_size, bfactor)
     found = local.local_resolution(first.to_numpy(), second.to_numpy(), first.pixel_size, mask=given, options=options,
@@ -113,13 +114,9 @@ def local_resolution(
                            found.resolution, numbers, found.warnings)  # fmt: skip
 
 
-def _given(half1, half2, mask, pixel_size, threads) -> tuple[Volume, Volume, np.ndarray | None]:
+def _given(half1, half2, mask, pixel_size) -> tuple[Volume, Volume, np.ndarray | None]:
     """The half maps and the mask's voxels."""
-    if threads < 1:
-        raise UserError(f"local resolution: {threads} threads; expected at least 1")
     first, second = alike(half1, half2, pixel_size, "half map 1", "half map 2")
     if mask is None:
         return first, second, None
-    mask = as_volume(mask, first.pixel_size, "the mask")
-    check_same_grid(first, "half map 1", mask, "the mask")
-    return first, second, check_mask(np.asarray(mask.to_numpy(), np.float32), "the mask")
+    return first, second, mask_for(mask, first, "half map 1")

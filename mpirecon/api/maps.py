@@ -10,10 +10,9 @@ import numpy as np
 from mpirecon.api.arguments import files_among, is_path
 from mpirecon.errors import UserError
 from mpirecon.io import mrc
+from mpirecon.kinds import AnyPath, Positive, Seed, checked
 from mpirecon.model import arrays
-from mpirecon.validate import automask
 from mpirecon.validate import fsc as curves
-from mpirecon.validate import postprocess as after
 from mpirecon.validate.compare import Comparison, compare_maps
 from mpirecon.validate.grids import check_same_grid
 
@@ -34,6 +33,7 @@ class Volume(arrays.Volume):
         when shape, dtype or pixel size are not these.
     """
 
+    @checked
     def write(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write the map as MRC (float32).
 
@@ -57,7 +57,8 @@ class Volume(arrays.Volume):
         return row_of_pictures(slices(self.to_numpy()), self.pixel_size, repr(self))
 
 
-def read_map(path: str | os.PathLike) -> Volume:
+@checked
+def read_map(path: AnyPath) -> Volume:
     """Read a map from an MRC file.
 
     Parameters
@@ -85,12 +86,26 @@ def as_volume(given, pixel_size: float | None, what: str) -> Volume:
         return read_map(given)
     if isinstance(given, arrays.Volume):
         return Volume(given.array, given.pixel_size)
-    array = np.asarray(given)
-    if array.dtype.kind in "iub":
+    try:
+        array = given if isinstance(given, np.ma.MaskedArray) else np.asarray(given)
+    except ValueError:
+        array = np.zeros(0, object)
+    if array.ndim != 3 or array.dtype.kind not in "iubf":
+        got = f"an array of {array.dtype} of shape {array.shape}" if isinstance(given, np.ndarray) \
+            else type(given).__name__
+        raise UserError(f"{what}: expected a Volume, the path of a map, or an (n, n, n) array of numbers, got {got}")
+    if array.dtype.kind in "iub" or not array.dtype.isnative:
         array = array.astype(np.float32)
     if pixel_size is None:
         raise UserError(f"{what}: an array has no pixel size; give a Volume(array, pixel_size), or the path of a map")
     return Volume(array, pixel_size)
+
+
+def refuse_other_size(pixel_size: float | None, volume: Volume, name: str) -> None:
+    """Raise UserError where the pixel size that was given with a map is not that which the map has by itself."""
+    if pixel_size is not None and abs(pixel_size - volume.pixel_size) > 1e-3 * pixel_size:
+        raise UserError(f"pixel_size={pixel_size:g}: {name} has pixels of {volume.pixel_size:g} Å; leave it out, or "
+                        "give Volume(array, pixel_size) where the map's own is wrong")
 
 
 def name_of(given, otherwise: str) -> str:
@@ -124,6 +139,7 @@ class FSC:
         """Spatial frequency of each shell, 1/Å, (n // 2 + 1,)."""
         return np.arange(len(self.values)) / (self.box * self.pixel_size)
 
+    @checked
     def crossing(self, threshold: float = 0.143) -> float | None:
         """Resolution at which the curve first falls below a threshold.
 
@@ -165,6 +181,7 @@ class FSC:
         axes.set(xlabel="spatial frequency (1/Å)", ylabel="FSC", ylim=(min(-0.05, float(self.values.min())), 1.02))
         return axes
 
+    @checked
     def draw(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write the figure of two compared maps: the curves with and without masks, and where they cross 0.143.
 
@@ -192,8 +209,9 @@ class FSC:
                 else f"FSC({len(self.values)} shells, above 0.143)")
 
 
-def fsc(a, b, mask=None, pixel_size: float | None = None, *, phase_randomise: bool = False, cones: bool = False,
-        seed: int = 1) -> FSC:
+@checked
+def fsc(a, b, mask=None, pixel_size: Positive | None = None, *, phase_randomise: bool = False, cones: bool = False,
+        seed: Seed = 1) -> FSC:
     """Fourier shell correlation of two maps (Harauz & van Heel 1986).
 
     Parameters
@@ -235,78 +253,6 @@ def alike(a, b, pixel_size: float | None, name_a: str, name_b: str) -> tuple[Vol
     """Two maps on the host, of one grid; an array has the pixel size of the other, or that which is given."""
     size = next((v.pixel_size for v in (a, b) if isinstance(v, arrays.Volume)), pixel_size)
     first, second = (as_volume(given, size, name) for given, name in ((a, name_a), (b, name_b)))
+    refuse_other_size(pixel_size, first, name_a)
     check_same_grid(first, name_a, second, name_b)
     return Volume(first.to_numpy(), first.pixel_size), Volume(second.to_numpy(), second.pixel_size)
-
-
-class Mask(Volume):
-    """A mask made from a map, 0 … 1; ``made`` says how: lowpass, threshold, extend, edge, pieces, volume, share."""
-
-    def __init__(self, array, pixel_size: float, made: automask.AutoMask | None = None) -> None:
-        super().__init__(array, pixel_size)
-        self.made = made
-
-
-def automatic_mask(
-    volume=None, half_maps=None, *, resolution: float | None = None, lowpass: float | None = None,
-    threshold: float | None = None, extend: float | None = None, edge: float | None = None,
-    pixel_size: float | None = None,
-) -> Mask:
-    """A soft mask made from a map.
-
-    Parameters
-    ----------
-    volume : Volume, path or (n, n, n) array, optional
-        the map; the mean of the half maps when left out
-    half_maps : pair of the same, optional
-        their FSC gives the resolution where none is given
-    resolution : float, optional
-        Å, sets what follows; without it and half maps, three pixels
-    lowpass, threshold, extend, edge : float, optional
-        as the options of ``mpirecon mask``: Å, density of the filtered map, Å, Å
-    pixel_size : float, optional
-        Å, of maps that are arrays
-
-    Returns
-    -------
-    Mask
-        (n, n, n) float32 between 0 and 1
-
-    Raises
-    ------
-    UserError
-        when nothing in the map stands out from the solvent.
-    """
-    if half_maps is not None:
-        names = (name_of(given, f"half map {n + 1}") for n, given in enumerate(half_maps))
-        first, second = alike(*half_maps, pixel_size, *names)
-        resolution = resolution or FSC(curves.fsc(first.array, second.array), first.box, first.pixel_size).resolution
-        volume = Volume((first.array + second.array) / 2, first.pixel_size) if volume is None else volume
-    volume = as_volume(volume, pixel_size, "the map")
-    made = automask.automatic_mask(volume.to_numpy(), volume.pixel_size, resolution, threshold=threshold,
-                                   extend=extend, edge=edge, filter_to=lowpass)
-    return Mask(made.mask, volume.pixel_size, made)
-
-
-def postprocess(half1, half2, mask=None, *, seed: int = 1, pixel_size: float | None = None) -> after.Postprocessed:
-    """Mask, phase-randomised FSC, FSC in cones, B-factor and sharpened map of two half maps.
-
-    Parameters
-    ----------
-    half1, half2, mask : Volume, path or (n, n, n) array
-        without a mask one is made from the maps
-    seed : int
-        of the random phases
-    pixel_size : float, optional
-        Å, of maps that are arrays
-
-    Returns
-    -------
-    Postprocessed
-        ``mask``, ``sharpened`` : (n, n, n) float32 · ``resolution`` : Å · ``fsc``, ``cones``, ``guinier``
-    """
-    first, second = alike(half1, half2, pixel_size, "half map 1", "half map 2")
-    unmasked = curves.fsc(first.array, second.array)
-    given = None if mask is None else np.asarray(as_volume(mask, first.pixel_size, "the mask").to_numpy(), np.float32)
-    return after.postprocess(first.array, second.array, first.pixel_size, unmasked=unmasked, mask=given,
-                             seed=seed, mask_text="" if given is None else "the given mask")

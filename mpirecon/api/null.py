@@ -10,15 +10,17 @@ import numpy as np
 from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, console_of
 from mpirecon.api.maps import FSC
-from mpirecon.api.reconstruction import configuration, source_of
+from mpirecon.api.options import configuration, source_of
 from mpirecon.api.scratch import Scratch
 from mpirecon.io.run_folder import NULL
 from mpirecon.io.run_output import read_summary
+from mpirecon.kinds import AnyPath, checked
 from mpirecon.parallel.agree import run_first, run_together
 
 
+@checked
 def null(
-    particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, overwrite: bool = False,
+    particles, output: AnyPath | None = None, *, loss="l2", comm=None, overwrite: bool = False,
     verbose: bool | int = False, **options,
 ) -> NullTest:
     """Replace the images by noise and reconstruct: the half maps must not agree. Collective over `comm`.
@@ -86,6 +88,7 @@ class NullTest:
         when the folder holds no such test.
     """
 
+    @checked
     def __init__(
         self, folder: str | os.PathLike, *, _scratch: Scratch | None = None, _summary: dict | None = None
     ) -> None:

@@ -10,16 +10,17 @@ import h5py
 import numpy as np
 
 from mpirecon.api.arguments import as_communicator, structured
+from mpirecon.api.particle_arrays import half_sets, images_of, new_poses, pose_of, rows_of, slice_of, whole_numbers
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.atomic import atomic_path, refuse_existing
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_layout import TRUTH
 from mpirecon.io.run_inputs import particle_inputs
+from mpirecon.kinds import Positive, Seed, checked
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose, make_ctf
-from mpirecon.model.arrays import Stack
-from mpirecon.model.devices import on_host
 from mpirecon.model.draws import random_halves
+from mpirecon.model.optics import as_ctf
 from mpirecon.model.pose import angular_distance
 from mpirecon.parallel.comm import SerialCommunicator, run_together, together
 
@@ -43,7 +44,7 @@ class Particles:
 
     Parameters
     ----------
-    images : (m, n, n) float16 or float32
+    images : (m, n, n) float16, float32 or whole numbers
         the particle bright (or see `contrast`); NumPy, CuPy, PyTorch …
     pose : Pose
         of m particles; ``Pose.from_euler(rot, tilt, psi, shift)`` takes RELION's angles
@@ -71,9 +72,10 @@ class Particles:
         written to meanwhile.
     """
 
+    @checked
     def __init__(
-        self, images, pose: Pose, ctf: np.ndarray | None = None, *, pixel_size: float, half=None, optics_group=None,
-        ctf_premultiplied: bool = False, ctf_phase_flipped: bool = False, contrast: str = "white", seed: int = 1,
+        self, images, pose, ctf=None, *, pixel_size: Positive, half=None, optics_group=None,
+        ctf_premultiplied: bool = False, ctf_phase_flipped: bool = False, contrast: str = "white", seed: Seed = 1,
         comm=None,
     ) -> None:
         comm = as_communicator(comm)
@@ -81,17 +83,16 @@ class Particles:
         path = scratch.path / "particles.h5"
         with together(comm):
             if comm.rank == 0:
-                stack = Stack(on_host(images), pixel_size)
+                stack = images_of(images, pixel_size)
                 m = len(stack)
                 about = ParticleSet(
-                    box=stack.box, pixel_size=stack.pixel_size, pose=pose,
-                    ctf=_no_ctf(m) if ctf is None else np.asarray(ctf, CTF_DTYPE),
-                    half=random_halves(seed, np.arange(m)) if half is None else half,
-                    optics_group=np.ones(m, np.int32) if optics_group is None else optics_group,
+                    box=stack.box, pixel_size=stack.pixel_size, pose=pose_of(pose, m),
+                    ctf=_no_ctf(m) if ctf is None else as_ctf(ctf, m),
+                    half=random_halves(seed, np.arange(m)) if half is None else half_sets(half, m),
+                    optics_group=(np.ones(m, np.int32) if optics_group is None
+                                  else whole_numbers("optics_group", optics_group, m)),
                     ctf_premultiplied=ctf_premultiplied, ctf_phase_flipped=ctf_phase_flipped, contrast=contrast,
                 )
-                if len(pose) != m:
-                    raise UserError(f"Particles: {m} images, but {len(pose)} poses")
                 _write(path, stack.array, about)
         run_together(comm, lambda: self._attach(path, scratch))  # on a host that does not share it there is no file
 
@@ -140,10 +141,11 @@ class Particles:
         """
         with self.file() as file:
             if isinstance(rows, (int, np.integer)):
-                return file.images(self._rows([rows]))[0]
+                return file.images(rows_of([rows], len(self)))[0]
+            rows = slice_of(rows, len(self)) if isinstance(rows, slice) else rows
             if isinstance(rows, slice):
                 return file.images(rows)
-            rows = self._rows(rows)
+            rows = rows_of(rows, len(self))
             wanted, place = np.unique(rows, return_inverse=True)
             return file.images(wanted)[place]
 
@@ -161,14 +163,15 @@ class Particles:
             ``pose``, ``ctf``, ``half``, ``optics_group``, ``ids`` … of k particles
         """
         with self.file() as file:
-            if isinstance(rows, slice) and rows.step in (None, 1):
-                return file.metadata(rows.start or 0, rows.stop)  # no other is read
-            return file.metadata()[rows if isinstance(rows, slice) else self._rows(rows)]
+            rows = slice_of(rows, len(self)) if isinstance(rows, slice) else rows
+            if isinstance(rows, slice) and rows.step == 1:
+                return file.metadata(rows.start, rows.stop)  # no other is read
+            return file.metadata()[rows if isinstance(rows, slice) else rows_of(rows, len(self))]
 
     @property
     def table(self) -> np.ndarray:
         """A structured array with a row per particle: quaternion, shift (Å), every CTF field, half, optics_group, and,
-where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame`` takes its scalar columns."""
+where errors were simulated, what ``truth`` knows of poses. ``mpirecon.data_frame`` makes a data frame of it."""
         about = self.metadata()
         columns = {"quaternion": about.pose.quaternion, "shift": about.pose.shift}
         columns |= {name: about.ctf[name] for name in CTF_DTYPE.names}
@@ -190,6 +193,7 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
                     found[name] = values.astype(bool) if flags else values
         return found
 
+    @checked
     def column(self, name: str) -> np.ndarray:
         """A column of the imported table.
 
@@ -210,6 +214,7 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
         with self.file() as file:
             return file.source_column(name).astype(str)
 
+    @checked
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Particles:
         """Copy the particle file.
 
@@ -237,7 +242,8 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
                 file.refuse_changed()
         return Particles._of_file(path, notes=self.notes, warnings=self.warnings)
 
-    def with_poses(self, table: np.ndarray, path: str | os.PathLike | None = None, *,
+    @checked
+    def with_poses(self, table, path: str | os.PathLike | None = None, *,
                    overwrite: bool = False) -> Particles:
         """A copy in which some particles have other poses.
 
@@ -266,8 +272,7 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
         If the truth is known, ``pose_error`` of these particles then says whether the new pose is wrong by more than
         10° or, with simulated offset errors, by more than 2 pixels; likewise the flags of each kind of error.
         """
-        ids = self._rows(table["id"])
-        pose = Pose(table["quaternion"], table["shift"])
+        ids, pose = new_poses(table, len(self))
         scratch = Scratch(SerialCommunicator()) if path is None else None
         target = scratch.path / "particles.h5" if path is None else Path(path)
         refuse_existing(target, overwrite, particle_inputs(self.path))
@@ -295,14 +300,6 @@ where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame``
         if "planted_hand" in file:
             flags["planted_hand"] = file["planted_hand"][...][ids] & turned
         return {name: values for name, values in flags.items() if name in file}
-
-    def _rows(self, rows) -> np.ndarray:
-        rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-        rows = np.where(rows < 0, rows + len(self), rows)
-        if rows.ndim != 1 or (len(rows) and not (0 <= rows.min() and rows.max() < len(self))):
-            raise IndexError(f"rows must be a list of numbers from 0 to {len(self) - 1}")
-        return rows
 
 
 def _no_ctf(m: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 
@@ -11,21 +10,23 @@ import numpy as np
 from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, console_of, structured
 from mpirecon.api.maps import FSC, Volume, read_map
-from mpirecon.api.reconstruction import configuration, source_of, unnamed
+from mpirecon.api.options import configuration, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.run_folder import PATH
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.io.run_summary import WALKED
+from mpirecon.kinds import AnyPath, Count, NonNegative, checked
 from mpirecon.parallel.agree import run_first, run_together
 from mpirecon.robust.nested import checked_fractions
 
 
+@checked
 def path(
-    particles, output: str | os.PathLike | None = None, *, schedule: str = "once", steps=None, random_draws: int = 1,
-    high_pass: tuple[float, float] | None = None, null: bool = True, weights=None, comm=None, overwrite: bool = False,
-    resume: bool = False, checkpoint_signal: str = "USR1", grace: float = 240.0, stall_timeout: float = 1800.0,
-    began: float | None = None, verbose: bool | int = False, **options,
+    particles, output: AnyPath | None = None, *, schedule: str = "once", steps: tuple[float, ...] | None = None,
+    random_draws: Count = 1, high_pass: tuple[float, float] | None = None, null: bool = True, weights=None, comm=None,
+    overwrite: bool = False, resume: bool = False, checkpoint_signal: str = "USR1", grace: NonNegative = 240.0,
+    stall_timeout: NonNegative = 1800.0, began: float | None = None, verbose: bool | int = False, **options,
 ) -> SelectionPath:
     """Maps of the best-scored 100, 90 … 10 % of the particles beside random discards:
     where does leaving out pay? Collective.
@@ -116,7 +117,8 @@ class SelectionPath:
         when the folder does not hold a finished path, or its summary.json lacks something, being of another version.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None,
+    @checked
+    def __init__(self, folder: AnyPath, *, _scratch: Scratch | None = None,
                  _summary: dict | None = None) -> None:
         self.folder, self._scratch = Path(folder), _scratch
         self.summary = read_summary(folder, needs=WALKED, kind=PATH) if _summary is None else _summary
@@ -154,6 +156,7 @@ class SelectionPath:
         fsc_to_all, bfactor (Å²), area_ratio, sphericity …; NaN where not known."""
         return np.genfromtxt(self.folder / "path.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
 
+    @checked
     def fsc(self, fraction: float) -> FSC:
         """Half-map FSC of a step, in the mask.
 
@@ -180,6 +183,7 @@ class SelectionPath:
         that it is kept in), distance, score …"""
         return structured(read_particle_table(self.folder / "particles.h5"))
 
+    @checked
     def kept(self, fraction: float | None = None) -> np.ndarray:
         """The particles of a step.
 

@@ -9,11 +9,13 @@ from functools import partial
 from mpirecon.api.arguments import as_communicator, check_names, console_of
 from mpirecon.api.particles import Particles
 from mpirecon.api.scratch import Scratch
+from mpirecon.kinds import AnyPath, checked
 from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.parallel.console import Console
 
 
-def open(path: str | os.PathLike) -> Particles:
+@checked
+def open(path: AnyPath) -> Particles:
     """Open a particle file.
 
     Parameters
@@ -34,8 +36,9 @@ def open(path: str | os.PathLike) -> Particles:
     return Particles._of_file(path)
 
 
-def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
-              output: str | os.PathLike | None = None, comm=None, verbose: bool | int = False, **options) -> Particles:
+@checked
+def read_star(path: AnyPath, data_dir: AnyPath | None = None, *, output: AnyPath | None = None, comm=None,
+              verbose: bool | int = False, **options) -> Particles:
     """The particles of a RELION STAR file, 1.4 to 5; without an output their images stay in their stacks.
 
     Collective over `comm`.
@@ -69,8 +72,9 @@ def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None
     return _read(path, comm, verbose, output=output, data_dir=data_dir, **options)
 
 
-def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, passthrough=(), *,
-            output: str | os.PathLike | None = None, comm=None, verbose: bool | int = False, **options) -> Particles:
+@checked
+def read_cs(path: AnyPath, data_dir: AnyPath | None = None, passthrough=(), *, output: AnyPath | None = None,
+            comm=None, verbose: bool | int = False, **options) -> Particles:
     """The particles of a cryoSPARC .cs file and its passthrough files; without an output their images stay in their
     stacks.
 

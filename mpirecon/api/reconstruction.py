@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mpirecon.api.agreement import same_on_all
-from mpirecon.api.arguments import as_communicator, check_names, console_of, is_path
-from mpirecon.api.given_mask import given_mask
+from mpirecon.api.arguments import as_communicator, console_of
 from mpirecon.api.maps import FSC, Volume
-from mpirecon.api.particles import Particles
-from mpirecon.api.reading import imported
-from mpirecon.api.reading import open as open_particles
+from mpirecon.api.options import configuration, read_particles, refuse_unmade_mask, source_of, unnamed
 from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.batch.units import parse_time
 from mpirecon.errors import UserError
-from mpirecon.io.formats import is_table
-from mpirecon.io.given_weights import ARRAY
 from mpirecon.io.particle_file import open_together
-from mpirecon.io.reading import READING, refuse_reading
 from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_summary
+from mpirecon.kinds import AnyPath, Count, NonNegative, checked
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.agree import run_first
 from mpirecon.parallel.comm import Communicator, get_communicator, run_together
-from mpirecon.parallel.console import Console
-from mpirecon.robust import distances, losses
 from mpirecon.solvers import run as runs
-from mpirecon.solvers.config import Config
 from mpirecon.solvers.controls import check_selection
 from mpirecon.solvers.endurance import Endurance
 from mpirecon.solvers.groups import half_map
@@ -42,9 +33,6 @@ from mpirecon.solvers.main import about_run
 from mpirecon.solvers.place import inputs_of
 from mpirecon.solvers.results import write_results
 from mpirecon.solvers.state import State as RunState
-
-#: name under which a loss without a usable name of its own is known
-_UNNAMED = "own"
 
 
 def world() -> Communicator:
@@ -58,13 +46,14 @@ def world() -> Communicator:
     return get_communicator()
 
 
+@checked
 def reconstruct(
-    particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, weights=None, start_weights=None,
+    particles, output: AnyPath | None = None, *, loss="l2", comm=None, weights=None, start_weights=None,
     overwrite: bool = False, resume: bool = False, controls: bool = False, postprocess: bool = True,
     log_particles: str | None = "none",
-    checkpoint_every: int | str = 1, checkpoint_signal: str = "USR1", grace: float = 240.0,
-    stall_timeout: float = 1800.0,
-    half_map_scores: bool = False, reference: str | os.PathLike | None = None, began: float | None = None,
+    checkpoint_every: Count | str = 1, checkpoint_signal: str = "USR1", grace: NonNegative = 240.0,
+    stall_timeout: NonNegative = 1800.0, half_map_scores: bool = False, reference: AnyPath | None = None,
+    began: float | None = None,
     verbose: bool | int = False, **options,
 ) -> Result:
     """Reconstruct a map. Collective over `comm`.
@@ -207,9 +196,10 @@ class Reconstruction:
         as for `reconstruct`
     """
 
+    @checked
     def __init__(
-        self, particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, weights=None,
-        start_weights=None, overwrite: bool = False, verbose: bool = False, **options,
+        self, particles, output: AnyPath | None = None, *, loss="l2", comm=None, weights=None,
+        start_weights=None, overwrite: bool = False, verbose: bool | int = False, **options,
     ) -> None:
         self._start, self._comm = time.time(), as_communicator(comm)
         same_on_all(self._comm, output=output, loss=loss, weights=weights, start_weights=start_weights, **options)
@@ -229,11 +219,27 @@ class Reconstruction:
         )
         self._iterations = self._run.iterations()
         self._result: Result | None = None
+        self._ended = ""
 
     def __iter__(self) -> Iterator[State]:
-        for state in self._iterations:
+        for state in self._remaining():
             yield self._state(state)
 
+    def _remaining(self) -> Iterator[RunState]:
+        """The iterations that are left; UserError for a run that was closed or has failed."""
+        while self._result is None:
+            if self._ended:
+                raise UserError(f"this run {self._ended}; make a new mpirecon.Reconstruction")
+            try:
+                state = next(self._iterations)
+            except StopIteration:
+                return
+            except BaseException:
+                self._ended = "has failed in an iteration and cannot continue"
+                raise
+            yield state
+
+    @checked
     def result(self, *, postprocess: bool = True) -> Result:
         """The finished run, after the remaining iterations. Collective.
 
@@ -247,7 +253,7 @@ class Reconstruction:
         Result
         """
         if self._result is None:
-            for _ in self._iterations:
+            for _ in self._remaining():
                 pass
             outcome = self._run.finish()
             found = check_selection(self._run, outcome, self._folder, costly=False)
@@ -262,7 +268,8 @@ class Reconstruction:
         return self._result
 
     def close(self) -> None:
-        """Let go of files and memory; called by `result`."""
+        """Let go of files and memory; called by `result`. A closed run cannot continue."""
+        self._ended = self._ended or "was closed"
         self._log.close()
         self._file.close()
 
@@ -274,59 +281,6 @@ class Reconstruction:
             self._run.slab.ids.copy(), Pose(state.pose.quaternion, state.pose.shift),
             chosen.weight * self._run.slab.given, chosen.kept.copy(), held.residual.copy(), held.pp - 2 * held.yp,
         )
-
-
-def configuration(particles, scratch: Scratch, comm: Communicator, *, loss, mask=None, weights=None,
-                  distance="explained", **options) -> Config:
-    """The Config of a script's options, the same on all ranks; a mask that is no file is written to one. Collective."""
-    check_names("a reconstruction", options, [field.name for field in fields(Config) if field.name != "mask_name"])
-    mask, called = given_mask(mask, particles, scratch, comm)
-
-    def checked() -> Config:
-        of = distances.register(distance) if isinstance(distance, distances.Distance) else distance
-        name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
-        named = {"weights": ARRAY if unnamed(weights) is not None else weights, "mask_name": called}
-        return Config(**{"seed": 1, "loss": name, "distance": of, "mask": mask, **named, **options})
-
-    return run_together(comm, checked)
-
-
-def refuse_unmade_mask(config: Config, postprocess: bool) -> None:
-    """Raise UserError where the final map's mask is to be made of itself, and nothing is to be made of it."""
-    if config.mask == "auto" and not postprocess:
-        raise UserError("--mask auto makes its mask after the reconstruction, which --no-postprocess leaves out")
-
-
-def unnamed(weights) -> np.ndarray | None:
-    """Weights that are none by name."""
-    return None if isinstance(weights, str) else weights
-
-
-def _name_of(loss) -> str:
-    name = getattr(loss, "__name__", _UNNAMED)
-    return _UNNAMED if name == "<lambda>" or name in losses.LOSSES else name
-
-
-def particles_of(given) -> Particles:
-    """Particles of what was given as such: their file's path will do."""
-    return open_particles(given) if is_path(given) else given
-
-
-def source_of(given, options: dict) -> tuple[Path, dict]:
-    """(file of the particles, how it is read if it is a table); takes the second out of `options`."""
-    reading = {name: options.pop(name) for name in READING if name in options}
-    if not is_path(given):
-        given.refuse_replaced()
-    return Path(given) if is_path(given) else given.path, reading
-
-
-def read_particles(given, comm: Communicator, options: dict, console: Console | None = None) -> Particles:
-    """Those that a script gave, a table's linked in a temporary file; takes how it is read out of `options`."""
-    path, reading = run_together(comm, lambda: source_of(given, options))
-    if is_path(given) and run_together(comm, lambda: is_table(given)):
-        return imported(path, comm, console, **{"seed": options.get("seed", 1), **reading})
-    refuse_reading(path, reading)
-    return run_together(comm, lambda: particles_of(given))
 
 
 def _endurance(every: int | str, **options) -> Endurance:

@@ -15,10 +15,11 @@ from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.inputs import Input
-from mpirecon.io.run_folder import PATH, RECONSTRUCTION, RunFolder
+from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
 from mpirecon.io.run_inputs import run_origins
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.io.run_summary import RESULT
+from mpirecon.kinds import AnyPath, checked
 
 
 class Result:
@@ -41,7 +42,8 @@ class Result:
         when the folder does not hold a finished run, or its summary.json lacks something, being of another version.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None,
+    @checked
+    def __init__(self, folder: AnyPath, *, _scratch: Scratch | None = None,
                  _summary: dict | None = None) -> None:
         self.folder, self._scratch = Path(folder), _scratch
         self.summary = read_summary(folder, needs=RESULT, kind=RECONSTRUCTION) if _summary is None else _summary
@@ -71,6 +73,7 @@ class Result:
         """Half-map FSC that the run's resolution is of."""
         return self.curve((self.summary.get("resolution_of") or {}).get("curve", "fsc"))
 
+    @checked
     def curve(self, name: str) -> FSC:
         """A column of fsc.csv.
 
@@ -98,7 +101,7 @@ class Result:
     @cached_property
     def particles(self) -> np.ndarray:
         """A structured array with a row per particle: id, half, distance, score, weight, kept, posterior, sigma, scale
-        …; ``pandas.DataFrame`` takes it. Of a set of more than 500, ``loss="l2"`` compares only some with its maps
+        …; ``mpirecon.data_frame`` takes it. Of a set of more than 500, ``loss="l2"`` compares only some with its maps
         (``particle_scores=True``: all): distance, score, sigma and scale of the others are NaN."""
         return structured(read_particle_table(self.folder / "particles.h5"))
 
@@ -132,6 +135,7 @@ class Result:
         """The page about the run."""
         return self.folder / "report.html"
 
+    @checked
     def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> Result:
         """Copy the run's folder.
 

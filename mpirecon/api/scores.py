@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, console_of, files_among, is_path, structured
 from mpirecon.api.maps import as_volume
-from mpirecon.api.reconstruction import configuration, read_particles, source_of, unnamed
+from mpirecon.api.options import configuration, read_particles, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.formats import check_ending
@@ -19,6 +18,7 @@ from mpirecon.io.given_weights import weights_inputs
 from mpirecon.io.inputs import Input, refuse_twice
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_inputs import particle_inputs
+from mpirecon.kinds import AnyPath, checked
 from mpirecon.parallel.comm import run_together, together
 
 
@@ -29,8 +29,9 @@ class ScoreTable(np.ndarray):
     about: dict | None = None
 
 
-def score(half1, half2, particles, output: str | os.PathLike | None = None, *, star: str | os.PathLike | None = None,
-          cs_table: str | os.PathLike | None = None, weights=None, comm=None, overwrite: bool = False,
+@checked
+def score(half1, half2, particles, output: AnyPath | None = None, *, star: AnyPath | None = None,
+          cs_table: AnyPath | None = None, weights=None, comm=None, overwrite: bool = False,
           filtered: bool = True, verbose: bool | int = False, **options) -> ScoreTable:
     """Compare particles with two half maps: each with the map of its own half set, and with that of the other.
     Collective over `comm`.

@@ -11,6 +11,7 @@ from mpirecon.api.result import Result
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.errors import UserError
 from mpirecon.io.run_output import took_part
+from mpirecon.kinds import Positive, checked
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.threads import Threads
 from mpirecon.search.acceptance import Amplitudes, Acceptance
@@ -29,8 +30,9 @@ _DECOYS = 150
 _BATCH = 256
 
 
+@checked
 def search_poses(
-    particles: Particles, result: Result, rows=None, *, offset_sigma: float = 0.0, diameter: float | None = None,
+    particles: Particles, result: Result, rows=None, *, offset_sigma: float = 0.0, diameter: Positive | None = None,
     progress=lambda images: None,
 ) -> np.ndarray:
     """Search all orientations for those at which particles fit their own half set's map.
@@ -72,8 +74,10 @@ def search_poses(
     What chance does is measured on some of these images, searched in maps of another structure of equal power (decoys).
     """
     rows = _left_out(result) if rows is None else particles.metadata(rows).ids
-    if offset_sigma < 0 or not np.isfinite(offset_sigma):
-        raise UserError(f"offset_sigma is {offset_sigma:g} Å, expected 0 or more")
+    width = particles.box * particles.pixel_size
+    if not 0 <= offset_sigma <= width / 4:
+        raise UserError(f"offset_sigma is {offset_sigma:g} Å, expected 0 or more and at most a quarter of the box, "
+                        f"{width / 4:g} Å")
     if len(result.kept) != len(particles):
         raise UserError(f"the run in {result.folder} has {len(result.kept)} particles, {particles.path} "
                         f"{len(particles)}")

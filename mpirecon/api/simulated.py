@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from dataclasses import fields
+from typing import Annotated
 
 import numpy as np
 
 from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, check_names, console_of, files_among, is_path
-from mpirecon.api.maps import Volume, as_volume
+from mpirecon.api.maps import Volume, as_volume, refuse_other_size
 from mpirecon.api.particles import Particles
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
 from mpirecon.io.inputs import refuse_twice
 from mpirecon.io.mrc import write_map
+from mpirecon.kinds import AnyPath, Positive, Range, checked
 from mpirecon.parallel.comm import run_together, together
 from mpirecon.validate.grids import check_same_grid
 
 
-def phantom(box: int = 64, pixel_size: float = 3.0, *, second: bool = False) -> Volume:
+@checked
+def phantom(box: Annotated[int, Range(4, 2048)] = 64, pixel_size: Positive = 3.0, *, second: bool = False) -> Volume:
     """The built-in object without symmetry, the same in every box.
 
     Parameters
@@ -43,10 +45,11 @@ def phantom(box: int = 64, pixel_size: float = 3.0, *, second: bool = False) -> 
     return Volume(density(box, second), pixel_size)
 
 
+@checked
 def simulate(
-    volume=None, particles: int = 5000, path: str | os.PathLike | None = None, *,
-    model: str | os.PathLike | None = None, box: int | None = None, pixel_size: float | None = None, second=None,
-    truth_map: str | os.PathLike | None = None, overwrite: bool = False, comm=None, verbose: bool | int = False,
+    volume=None, particles: int = 5000, path: AnyPath | None = None, *, model: AnyPath | None = None,
+    box: int | None = None, pixel_size: Positive | None = None, second=None, truth_map: AnyPath | None = None,
+    overwrite: bool = False, comm=None, verbose: bool | int = False,
     command: str = "mpirecon.simulate", **settings,
 ) -> Particles:
     """Simulated particles of a map, with known truth. Collective over `comm`.
@@ -80,7 +83,7 @@ def simulate(
         what the particle file says that it was made by
     **settings
         fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, junk_rate,
-        noise_cv, scale_cv, seed, defocus, …, and of ``mpirecon.model.simulated_errors.ErrorSettings``: offset_error,
+        noise_cv, scale_cv, seed, defocus (low, high; Å), phase_shift (radians), use_ctf …, and of ``mpirecon.model.simulated_errors.ErrorSettings``: offset_error,
         defocus_error, duplicate_rate …
 
     Returns
@@ -134,6 +137,7 @@ def _source(volume, model, box: int | None, pixel_size: float | None):
     if box is not None:
         raise UserError(f"simulate: box={box} applies to files and the phantom; a map that is given has its own")
     density = as_volume(volume, pixel_size, "the map")
+    refuse_other_size(pixel_size, density, "the map")
     return Source(np.asarray(density.to_numpy(), np.float32), density.pixel_size,
                   f"map, box {density.box}, {density.pixel_size:g} Å/px")
 

@@ -200,7 +200,7 @@ def reading_of(values: dict) -> dict:
 def glance(particles: Path, reading: dict, console=None) -> Iterator[ParticleFile]:
     """A particle file to ask for sizes, or one made of a table for as long; by one rank.
     What the import says goes to the console."""
-    from mpirecon.api.reconstruction import read_particles
+    from mpirecon.api.options import read_particles
     from mpirecon.io.particle_file import ParticleFile
     from mpirecon.parallel.comm import SerialCommunicator
 

@@ -212,7 +212,7 @@ def command(comm, particles, output, log_particles, half_map_scores, reference, 
     """
     reading = reading_of(options)
     if dry_run:
-        from mpirecon.api.reconstruction import refuse_unmade_mask
+        from mpirecon.api.options import refuse_unmade_mask
         from mpirecon.parallel.console import Console
 
         config = configure(**options)

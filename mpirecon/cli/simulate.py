@@ -10,7 +10,7 @@ import click
 
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.error_options import error_options
-from mpirecon.cli.options import overwrite_option, seed_option, verbosity, verbosity_options
+from mpirecon.cli.options import POSITIVE, overwrite_option, seed_option, verbosity, verbosity_options
 
 
 class DefocusRange(click.ParamType):
@@ -44,7 +44,7 @@ class DefocusRange(click.ParamType):
               help="Largest angle between these views and that axis.")
 @click.option("--particles", type=int, metavar="N", default=5000, show_default=True, help="Number of images.")
 @click.option("--box", type=int, metavar="N", help="Side of the images, pixels.  [default: the map's, or 64]")
-@click.option("--pixel-size", type=float, metavar="Å", help="Å.  [default: the map's, or 3]")
+@click.option("--pixel-size", type=POSITIVE, metavar="Å", help="Å.  [default: the map's, or 3]")
 @click.option("--snr", type=float, metavar="X", default=0.1, show_default=True,
               help="Variance of the noiseless images (CTF applied, whole box) over the variance of the noise, per "
               "pixel, averaged over the set; inf for no noise.")

@@ -38,7 +38,7 @@ from mpirecon.io.reading import CTF_REMEDIES, Reading, refuse_beyond, settle_sta
 from mpirecon.io.relations import cs_relations
 from mpirecon.io.row_selection import ALL_ROWS, RowOptions, select_cs_rows
 from mpirecon.io.traps import unapplied_symmetry
-from mpirecon.model.optics import check_ctf, make_ctf
+from mpirecon.model.optics import check_ctf, ctf_rows
 from mpirecon.model.pose import FARTHEST, Pose
 
 _POSE, _SHIFT, _SPLIT = "alignments3D/pose", "alignments3D/shift", "alignments3D/split"
@@ -252,7 +252,7 @@ def _ctf(columns: CsColumns) -> np.ndarray:
     m = len(columns.array)
     if columns.reading.no_ctf:
         columns.notes.append("--no-ctf: no CTF is applied to the map's projections")
-        return make_ctf(m, voltage_kv=columns.number("ctf/accel_kv", 300.0), amplitude_contrast=1.0)
+        return ctf_rows(m, voltage_kv=columns.number("ctf/accel_kv", 300.0), amplitude_contrast=1.0)
     if "alignments3D/alpha" in columns.numeric and (np.abs(columns.array["alignments3D/alpha"] - 1) > 1e-6).any():
         columns.notes.append("alignments3D/alpha (each particle's contrast) is not 1 everywhere; it is not applied")
     u = columns.number("ctf/df1_A")
@@ -262,7 +262,7 @@ def _ctf(columns: CsColumns) -> np.ndarray:
     elif "ctf/df_angle_rad" not in columns and (u != v).any():
         columns.warnings.append(f"there is no ctf/df_angle_rad: astigmatism of up to {np.abs(u - v).max():.0f} Å is "
                                 "taken as if ctf/df1_A were along x")
-    return make_ctf(
+    return ctf_rows(
         m,
         voltage_kv=columns.number("ctf/accel_kv"),
         defocus_u=u,

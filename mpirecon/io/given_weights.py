@@ -20,6 +20,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_output import read_particle_table
+from mpirecon.model.devices import numbers_of
 
 #: what an array of a script is called where a source is named
 ARRAY = "an array"
@@ -80,10 +81,7 @@ class GivenWeights:
 
 def given_array(values, file: ParticleFile) -> GivenWeights:
     """Weights that a script gives, one for each particle; UserError where they are none."""
-    try:
-        values = np.array(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"weights: expected an array of numbers ({error})") from error
+    values = numbers_of(values, "weights: they", flags=True)
     if values.shape != (len(file),):
         raise UserError(f"weights have the shape {values.shape}, expected ({len(file)},): one for each particle of "
                         f"{file.path}")

@@ -6,13 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 from mpirecon.errors import UserError
+from mpirecon.io.cryosparc_optics import signs_of
 from mpirecon.io.inputs import Input
 from mpirecon.io.reading import SHIFT_AXES, Reading, parse_unit
 from mpirecon.io.row_selection import RowOptions, parse_selection
+from mpirecon.kinds import Positive, Range, Seed, Share, checked_fields
 from mpirecon.model.choices import check_choice
-from mpirecon.model.simulated_errors import ErrorSettings
+from mpirecon.model.simulated_errors import ERROR_OPTIONS, ErrorSettings
 
 #: what `dtype` and `contrast` can be
 DTYPES, CONTRASTS = ("auto", "float32", "float16"), ("white", "black")
@@ -52,17 +55,17 @@ class ImportOptions(ErrorSettings):
     data_dir: str | os.PathLike | None = None
     mapping: Mapping[str, str] = field(default_factory=dict)
     stack: str | os.PathLike | None = None
-    pixel_size: float | None = None
-    voltage: float | None = None
-    cs: float | None = None
-    amplitude_contrast: float | None = None
+    pixel_size: Positive | None = None
+    voltage: Annotated[float, Range(20, 2000)] | None = None
+    cs: Annotated[float, Range(-50, 50)] | None = None
+    amplitude_contrast: Share | None = None
     dtype: str = "auto"
     contrast: str | None = None
     passthrough: str | os.PathLike | Sequence[str | os.PathLike] = ()
     error_rate: float = 0.0
     error_degrees: float | None = None
     error_by: str | None = None
-    rescale: str | tuple[int, float] | None = None
+    rescale: Literal["common"] | tuple[Annotated[int, Range(4)], Positive] | None = None
     link: bool = False
     cs_aberrations: str | None = None
     ignore_aberrations: bool = False
@@ -77,12 +80,13 @@ class ImportOptions(ErrorSettings):
     ctf_phase_flipped: bool | None = None
     bfactor_sign: str = "auto"
     scale_defocus: bool = False
-    seed: int = 1
+    seed: Seed = 1
     skip_bad: bool = False
-    max_bad: float = 0.1
+    max_bad: Share = 0.1
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        vars(self).update(checked_fields(self, ERROR_OPTIONS))
         one = isinstance(self.passthrough, (str, os.PathLike))
         object.__setattr__(self, "passthrough", tuple(map(Path, [self.passthrough] if one else self.passthrough)))
         for name in ("data_dir", "stack"):
@@ -91,14 +95,22 @@ class ImportOptions(ErrorSettings):
         self.check_errors()
         check_choice("--dtype", self.dtype, DTYPES)
         check_choice("--contrast", self.contrast, (None, *CONTRASTS))
-        if isinstance(self.rescale, str) and self.rescale != COMMON:
-            raise UserError(f"--rescale {self.rescale}: expected {COMMON}, or a box and a pixel size in Å")
+        self._check_texts()
         if self.defocus_error and not self.use_ctf:
             raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be "
                             "wrong")
         if self.error_by is not None and not self.simulates_errors:
             raise UserError(f"--error-by {self.error_by} says which rows are wrong together; give the fraction of "
                             "wrong ones with --orientation-error-rate or another rate")
+
+    def _check_texts(self) -> None:
+        """Raise UserError where a text that is parsed later is not of its form: before anything is read."""
+        try:
+            if self.cs_aberrations is not None:
+                signs_of(self.cs_aberrations)
+        except ValueError as error:
+            raise UserError(f"--cs-aberrations {error}") from error
+        _ = self.reading, self.rows  # which raise it for theirs
 
     @property
     def orientation_errors(self) -> tuple[float, float | None]:
@@ -124,11 +136,14 @@ class ImportOptions(ErrorSettings):
     @property
     def selections(self) -> tuple[tuple[str, str], ...]:
         """`select` as (column, values)."""
-        select = [self.select] if isinstance(self.select, str) else self.select
+        select = self.select
+        if isinstance(select, str) or (len(select) == 2 and all(isinstance(one, str) and "=" not in one
+                                                                for one in select)):
+            select = [select]
         try:
-            return tuple(parse_selection(one) if isinstance(one, str) else tuple(one) for one in select)
-        except ValueError as error:
-            raise UserError(f"--select {error}") from error
+            return tuple(parse_selection(one if isinstance(one, str) else "=".join(one)) for one in select)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--select {error}; in Python also (column, values), or several of these") from error
 
     @property
     def rows(self) -> RowOptions:

@@ -32,7 +32,7 @@ from mpirecon.io.star_columns import ANGLES, SUPPLIED, StarColumns, particle_blo
 from mpirecon.io.star_pixel_size import calibration_of, image_size_of, micrograph_pixel_of, pixel_size_of
 from mpirecon.io.text_column import text_column, to_numbers
 from mpirecon.io.traps import unapplied_symmetry
-from mpirecon.model.optics import check_ctf, make_ctf
+from mpirecon.model.optics import check_ctf, ctf_rows
 from mpirecon.model.pose import FARTHEST, Pose
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
 from mpirecon.parallel.slab import slab
@@ -241,9 +241,9 @@ def _compare_origins(columns: StarColumns, angstrom: np.ndarray, pixel_size: flo
 def _ctf(columns: StarColumns) -> np.ndarray:
     if columns.reading.no_ctf:
         columns.notes.append("--no-ctf: no CTF is applied to the map's projections")
-        return make_ctf(len(columns.particles), voltage_kv=columns.number("rlnVoltage", 300.0), amplitude_contrast=1.0)
+        return ctf_rows(len(columns.particles), voltage_kv=columns.number("rlnVoltage", 300.0), amplitude_contrast=1.0)
     u, v, angle = _defocus(columns)
-    return make_ctf(
+    return ctf_rows(
         len(columns.particles),
         voltage_kv=columns.number("rlnVoltage"),
         defocus_u=u,

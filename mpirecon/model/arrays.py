@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.kinds import shown
 from mpirecon.model.devices import working_cupy
 
 _FLOATS = ("float16", "float32", "float64")
@@ -25,7 +26,11 @@ class _Pixels:
 
     def __init__(self, array, pixel_size: float, *, source: str = "") -> None:
         self.array = array
-        self.pixel_size = float(pixel_size)
+        try:
+            self.pixel_size = float(pixel_size)
+        except (TypeError, ValueError):
+            raise UserError(f"{type(self).__name__}: the pixel size must be a positive number of Å, got "
+                            f"{shown(pixel_size)}") from None
         self._check(source)
 
     def _check(self, source: str) -> None:
@@ -33,6 +38,8 @@ class _Pixels:
         array = self.array
         if not hasattr(array, "shape") or not hasattr(array, "dtype"):
             raise UserError(f"{name}: expected an array, got {type(array).__name__}")
+        if isinstance(array, np.ma.MaskedArray):
+            raise UserError(f"{name}: this is a masked array, and masked values are none; give array.filled(…)")
         wanted = ", ".join(self._axes)
         if len(array.shape) != len(self._axes):
             raise UserError(f"{name}: expected axes ({wanted}), got shape {tuple(array.shape)}")
@@ -44,7 +51,8 @@ class _Pixels:
         if any(array.shape[a] < 2 for a in self._equal):
             raise UserError(f"{name}: at least 2 pixels a side are needed, got shape {tuple(array.shape)}")
         if str(array.dtype) not in _FLOATS:
-            raise UserError(f"{name}: expected dtype {' or '.join(_FLOATS)}, got {array.dtype}")
+            raise UserError(f"{name}: expected dtype {' or '.join(_FLOATS)}, got {array.dtype}; convert it with "
+                            "array.astype('float32')")
         if not (math.isfinite(self.pixel_size) and self.pixel_size > 0):
             raise UserError(f"{name}: the pixel size must be a positive number of Å, got {self.pixel_size}")
 

@@ -30,3 +30,20 @@ def on_host(array) -> np.ndarray:
             return working_cupy().from_dlpack(array).get()
         return np.from_dlpack(array)
     return np.asarray(array)
+
+
+def numbers_of(given, what: str, *, flags: bool = False) -> np.ndarray:
+    """A copy on the host as float64; UserError, which begins with `what`, where it is no array of real numbers.
+
+    flags : True and False are taken for 1 and 0
+    """
+    try:
+        array = given if isinstance(given, np.ma.MaskedArray) else on_host(given)
+    except (TypeError, ValueError):
+        array = np.asarray(None)
+    if isinstance(array, np.ma.MaskedArray):
+        raise UserError(f"{what} is a masked array, and masked values are none; give array.filled(…)")
+    if array.dtype.kind not in ("biuf" if flags else "iuf") and array.size:
+        raise UserError(f"{what} must be an array of numbers, got {type(given).__name__}"
+                        f"{'' if array.dtype == object else f' of {array.dtype}'}")
+    return np.array(array, dtype=np.float64)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.kinds import Natural, of_kind
+from mpirecon.model.devices import numbers_of
 
 #: one row per particle; defocus in Å (positive is underfocus), angles in radians, B in Å²
 CTF_DTYPE = np.dtype(
@@ -64,12 +66,33 @@ def make_ctf(m: int, **fields) -> np.ndarray:
     **fields : float or (m,) float
         fields of CTF_DTYPE: ``voltage_kv`` [kV], ``defocus_u``, ``defocus_v`` [Å, positive is underfocus],
         ``astigmatism`` [rad], ``cs_mm`` [mm], ``amplitude_contrast``, ``phase_shift`` [rad], ``bfactor`` [Å²],
-        ``scale``; the default is 0, of ``scale`` 1
+        ``scale``; the default is 0, of ``scale`` 1, of ``defocus_v`` that of ``defocus_u``: no astigmatism
 
     Returns
     -------
     (m,) CTF_DTYPE
+
+    Raises
+    ------
+    UserError
+        for a name that is no field, values that are no numbers or not m of them, and values that no microscope has.
     """
+    m = of_kind(m, Natural, "m=")
+    for name, value in fields.items():
+        _check_field(m, name, value)
+    if "defocus_v" in fields and "defocus_u" not in fields:
+        raise UserError("make_ctf: defocus_v without defocus_u; give both (Å), or defocus_u alone where there is no "
+                        "astigmatism")
+    ctf = ctf_rows(m, **fields)
+    if "defocus_v" not in fields:
+        ctf["defocus_v"] = ctf["defocus_u"]
+    check_ctf(ctf, lambda row: f"make_ctf: particle {row}", fields=fields)
+    return ctf
+
+
+def ctf_rows(m: int, **fields) -> np.ndarray:
+    """Rows of CTF_DTYPE for m particles, (m,), as they are in a table: what is not given is 0, ``scale`` 1. Nothing is
+    checked."""
     ctf = np.zeros(m, CTF_DTYPE)
     ctf["scale"] = 1.0
     for name, value in fields.items():
@@ -77,10 +100,46 @@ def make_ctf(m: int, **fields) -> np.ndarray:
     return ctf
 
 
+def as_ctf(given, m: int) -> np.ndarray:
+    """(m,) CTF_DTYPE of a structured array with its fields, which are taken by their names, whatever their order.
+
+    Raises
+    ------
+    UserError
+        for anything else.
+    """
+    advice = "make it by make_ctf(m, voltage_kv=300, defocus_u=…), with the columns of a table by name"
+    names = given.dtype.names if isinstance(given, np.ndarray) else None
+    if names is None or set(names) != set(CTF_DTYPE.names):
+        got = type(given).__name__ if names is None else f"fields {', '.join(names)}"
+        raise UserError(f"ctf: expected a structured array with {', '.join(CTF_DTYPE.names)}, got {got}; {advice}")
+    if given.shape != (m,):
+        raise UserError(f"ctf: its shape is {given.shape} for {m} images; {advice}")
+    ctf = np.empty(m, CTF_DTYPE)
+    for name in CTF_DTYPE.names:
+        _check_field(m, name, given[name])
+        ctf[name] = given[name]
+    return ctf
+
+
+def _check_field(m: int, name: str, value) -> None:
+    """Raise UserError where a field's values are not m numbers, or one."""
+    if name not in CTF_DTYPE.names:
+        raise UserError(f"make_ctf: there is no field {name!r}; fields are {', '.join(CTF_DTYPE.names)}")
+    values = numbers_of(value, f"make_ctf: {name}")
+    if values.shape not in ((), (1,), (m,)):
+        raise UserError(f"make_ctf: {name} has shape {values.shape} for {m} particles; give one number, or {m}")
+
+
 def check_ctf(ctf: np.ndarray, describe_row=lambda row: f"particle {row}",
-              remedies: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Raise UserError naming the first row and field that is NaN or outside CTF_BOUNDS, and the field's remedy."""
+              remedies: Mapping[str, str] = MappingProxyType({}), fields: Collection[str] = tuple(CTF_BOUNDS)) -> None:
+    """Raise UserError naming the first row and field that is NaN or outside CTF_BOUNDS, and the field's remedy.
+
+    fields : those that are checked
+    """
     for field, (low, high, unit) in CTF_BOUNDS.items():
+        if field not in fields:
+            continue
         values = ctf[field]
         bad = ~(np.isfinite(values) & (values >= low) & (values <= high))
         if bad.any():

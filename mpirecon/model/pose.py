@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.model.devices import on_host, working_cupy
+from mpirecon.model.devices import numbers_of, working_cupy
 
 
 #: width of a ring of views, radians
@@ -45,8 +45,7 @@ class Pose:
     shift: np.ndarray
 
     def __post_init__(self) -> None:
-        q = np.array(on_host(self.quaternion), dtype=np.float64)
-        t = np.array(on_host(self.shift), dtype=np.float64)
+        q, t = numbers_of(self.quaternion, "Pose: quaternion"), numbers_of(self.shift, "Pose: shift")
         if q.ndim != 2 or q.shape[1] != 4:
             raise UserError(f"Pose: quaternion must have shape (m, 4), got {q.shape}")
         if t.shape != (len(q), 2):
@@ -102,7 +101,13 @@ class Pose:
         -------
         Pose
         """
-        q = quaternion_from_euler(rot, tilt, psi)
+        angles = {name: np.atleast_1d(numbers_of(values, f"Pose: {name}"))
+                  for name, values in (("rot", rot), ("tilt", tilt), ("psi", psi))}
+        shapes = {name: values.shape for name, values in angles.items()}
+        if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values()) - {(1,)}) > 1:
+            said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise UserError(f"Pose: rot, tilt and psi must be arrays of one length, got shapes {said}")
+        q = quaternion_from_euler(*np.broadcast_arrays(*angles.values()))
         return cls(q, np.zeros((len(q), 2)) if shift is None else shift)
 
     def to_cupy(self) -> tuple:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.robust.own_code import digest_of_code
+from mpirecon.robust.returned import checked_distances
 from mpirecon.robust.statistics import Statistics, matched_filter
 
 
@@ -31,6 +32,24 @@ class Distance:
     whitened: bool
     score: Callable[[Statistics, np.ndarray, float], np.ndarray]
     norm: Callable[[Statistics, float], np.ndarray] | None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise UserError(f"distance: its name must be text, got {type(self.name).__name__}")
+        if not callable(self.score) or not (self.norm is None or callable(self.norm)):
+            raise UserError(f"distance {self.name}: score must be a function (statistics, sigma, typical), and norm a "
+                            "function (statistics, typical) or None")
+
+
+def scores_by(distance: Distance, statistics: Statistics, sigma: np.ndarray, typical: float) -> np.ndarray:
+    """The sorting scores of m particles, (m,) float64; UserError where the distance returns something else."""
+    return checked_distances(f"distance {distance.name}: score", distance.score(statistics, sigma, typical),
+                             statistics.yy.shape)
+
+
+def norms_by(distance: Distance, statistics: Statistics, typical: float) -> np.ndarray:
+    """The norms of m particles, likewise."""
+    return checked_distances(f"distance {distance.name}: norm", distance.norm(statistics, typical), statistics.yy.shape)
 
 
 def _root(squared: np.ndarray) -> np.ndarray:

@@ -9,11 +9,12 @@ from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
 from mpirecon.parallel.select import smallest_k
 from mpirecon.robust import losses
-from mpirecon.robust.distances import Distance
+from mpirecon.robust.distances import Distance, norms_by, scores_by
 from mpirecon.robust.losses import L2, MAD_TO_SIGMA, Loss, is_m_estimator, loss_names, make_loss
 from mpirecon.robust.own_code import digest_of_code
 from mpirecon.robust.particle_noise import NOISY, median_of
 from mpirecon.robust.pose_mixture import PoseMixture
+from mpirecon.robust.returned import checked_distances, checked_weights
 from mpirecon.robust.rules import Case, Rule
 from mpirecon.robust.schedule import loosened, widened
 from mpirecon.robust.selection import Selection, keep_count
@@ -29,19 +30,20 @@ def sorting_score(case: Case) -> np.ndarray:
     """The distance by which a case's particles are sorted, (m,) float64, smaller is better; collective."""
     typical = median_of(case.comm, case.statistics.yy[case.valid])
     # a script's own function may fail on one rank: the others must not wait for it
-    return run_together(case.comm, lambda: case.distance.score(case.statistics, case.sigma, typical))
+    return run_together(case.comm, lambda: scores_by(case.distance, case.statistics, case.sigma, typical))
 
 
 def norms(comm: Communicator, distance: Distance, statistics: Statistics, valid: np.ndarray) -> np.ndarray:
     """The unsquared distance d of every particle, (m,) float64; collective, for the typical image power."""
     typical = median_of(comm, statistics.yy[valid])
-    return run_together(comm, lambda: distance.norm(statistics, typical))
+    return run_together(comm, lambda: norms_by(distance, statistics, typical))
 
 
 def mean_rho(comm: Communicator, loss: Loss, d: np.ndarray, counted: np.ndarray, given: np.ndarray) -> float:
     """Mean 2ρ of the counted, (m,) bool, of norms d, weighted by `given`; collective."""
-    given = given[counted]
-    total = comm.allreduce_scalar(run_together(comm, lambda: float(2 * (given * loss.rho(d[counted])).sum())))
+    given, d = given[counted], d[counted]
+    rho = run_together(comm, lambda: checked_distances(f"loss {type(loss).__name__}: rho", loss.rho(d.copy()), d.shape))
+    total = comm.allreduce_scalar(float(2 * (given * rho).sum()))
     return total / max(comm.allreduce_scalar(float(given.sum())), np.finfo(np.float64).tiny)
 
 
@@ -155,7 +157,12 @@ class ByNorm(Rule):
         norm = norms(comm, case.distance, case.statistics, valid)
         centre = median_of(comm, norm[valid])
         scale = widened(MAD_TO_SIGMA * median_of(comm, np.abs(norm[valid] - centre)), case.relaxation)
-        weight = run_together(comm, lambda: self.of_norms(centre, scale).weight(norm))
+        weight = run_together(comm, lambda: checked_weights(self.name, self.of_norms(centre, scale).weight(norm.copy()),
+                                                            norm, valid))
+        count, total = comm.allreduce(np.array([float(valid.sum()), weight[valid].sum()]))
+        if count and not total > 0:
+            raise UserError(f"loss {self.name}: it gave all {count:.0f} particles the weight 0; distances of "
+                            f"typical particles are about {centre:.3g}, which it must not leave out")
         typical = median_of(comm, weight[valid])
         weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)
         return Selection(weight, weight > 0, score, centre_=centre, scale_=scale)

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.kinds import Positive, checked
 from mpirecon.robust.own_code import digest_of_code
+from mpirecon.robust.returned import checked_weights, refuse_uncalled
 
 #: Gaussian consistency of the median absolute deviation
 MAD_TO_SIGMA = 1.4826
@@ -232,17 +234,7 @@ class FunctionLoss(Loss):
     def weight(self, d: np.ndarray) -> np.ndarray:
         """Weights of norms (m,); UserError where the function returns something else than finite weights."""
         d = np.asarray(d, np.float64)
-        weight = np.asarray(self.function(d), np.float64)
-        if weight.shape not in ((), d.shape):
-            raise UserError(f"loss {self.name}: the function returned an array of shape {weight.shape} for "
-                            f"{d.shape[0]} distances; it must return one weight for each")
-        weight = np.broadcast_to(weight, d.shape).copy()
-        bad = ~(np.isfinite(weight) & (weight >= 0))
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise UserError(f"loss {self.name}: the function returned the weight {weight[row]:g} for the distance "
-                            f"{d[row]:g}; weights must be finite and not negative")
-        return weight
+        return checked_weights(self.name, self.function(d.copy()), d)  # a function may write into its argument
 
     def rho(self, d: np.ndarray) -> np.ndarray:
         d = np.asarray(d, np.float64)
@@ -255,7 +247,8 @@ class FunctionLoss(Loss):
         return np.interp(d, t, total)
 
 
-def register(name: str, loss: Callable) -> str:
+@checked
+def register(name: str, loss) -> str:
     """Add a loss under a name, by which ``reconstruct`` then knows it.
 
     Parameters
@@ -273,13 +266,17 @@ def register(name: str, loss: Callable) -> str:
     Raises
     ------
     UserError
-        for the name of a built-in loss, or something that cannot be called.
+        for the name of a built-in loss, something that cannot be called, or a class without ``weight`` or ``rho``.
     """
     if name in LOSSES:
         raise UserError(f"loss {name}: a built-in loss has this name; choose another")
     if not callable(loss):
         raise UserError(f"loss {name}: expected a function of norms or a class of losses, got {type(loss).__name__}")
+    if isinstance(loss, type) and (missing := sorted(getattr(loss, "__abstractmethods__", ()))):
+        raise UserError(f"loss {name}: the class has no {' and no '.join(missing)}, which losses have")
     calibrates = isinstance(loss, Calibrated) or (isinstance(loss, type) and issubclass(loss, Loss))
+    if calibrates:
+        refuse_uncalled(name, loss)
     _MAKERS[name] = loss if calibrates else lambda centre, scale: FunctionLoss(loss, name)
     _OWN[name] = digest_of_code(loss)  # now: it may keep count of something while it is called
     return name
@@ -304,7 +301,8 @@ def calibrated(function: Callable[[float, float], Loss]) -> Calibrated:
     return Calibrated(function)
 
 
-def of_excess(weight: Callable[[np.ndarray], np.ndarray], tuning: float = 1.0) -> Calibrated:
+@checked
+def of_excess(weight: Callable[[np.ndarray], np.ndarray], tuning: Positive = 1.0) -> Calibrated:
     """A loss that weighs by the excess over the typical norm, in robust standard deviations, as textbooks have it.
 
     Parameters
@@ -346,4 +344,7 @@ def make_loss(name: str, centre: float, scale: float) -> Loss:
     """
     if name not in _MAKERS:
         raise UserError(f"unknown loss {name!r}; choose one of {', '.join(loss_names())}")
-    return _MAKERS[name](centre, scale)
+    made = _MAKERS[name](centre, scale)
+    if not isinstance(made, Loss):
+        raise UserError(f"loss {name}: expected a Loss for this centre and scale, got {type(made).__name__}")
+    return made

@@ -8,11 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.kinds import Natural, NonNegative, checked
+from mpirecon.model.devices import numbers_of
 
 
-def weiszfeld(
-    points: np.ndarray, weights: np.ndarray | None = None, tolerance: float = 1e-10, iterations: int = 1000
-) -> np.ndarray:
+@checked
+def weiszfeld(points, weights=None, tolerance: NonNegative = 1e-10, iterations: Natural = 1000) -> np.ndarray:
     """The geometric median: the point x that minimises Σ w_i ‖x − p_i‖.
 
     Parameters
@@ -34,12 +35,12 @@ def weiszfeld(
     x ← Σ w y / Σ w with w = 1/d (Weiszfeld 1937), with the step of Vardi & Zhang (2000, PNAS 97:1423) if x coincides
     with a point, where 1/d is infinite.
     """
-    p = np.asarray(points, np.float64)
+    p = numbers_of(points, "weiszfeld: points")
     flat = p.ndim == 1
     p = p[:, None] if flat else p
     if p.ndim != 2 or len(p) == 0 or not np.isfinite(p).all():
         raise UserError(f"weiszfeld: expected finite points of shape (m, d) with m ≥ 1, got {np.shape(points)}")
-    a = np.ones(len(p)) if weights is None else np.asarray(weights, np.float64)
+    a = np.ones(len(p)) if weights is None else numbers_of(weights, "weiszfeld: weights")
     if a.shape != (len(p),) or not (a >= 0).all() or not 0 < a.sum() < np.inf:
         raise UserError(f"weiszfeld: expected {len(p)} finite, non-negative weights, not all zero")
     x = np.average(p, axis=0, weights=a)

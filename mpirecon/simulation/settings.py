@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from mpirecon.errors import UserError
+from mpirecon.kinds import Range, checked_fields
 from mpirecon.model.optics import CTF_BOUNDS
-from mpirecon.model.simulated_errors import ErrorSettings
+from mpirecon.model.simulated_errors import ERROR_OPTIONS, ErrorSettings
+
+#: Å: a range of defocus that does not reach it is in µm
+_LEAST_DEFOCUS = 100.0
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,13 @@ class SimulationSettings(ErrorSettings):
         fraction of images without a particle; fraction of the others whose given orientation is wrong
     error_degrees : float or None
         standard deviation of small orientation errors, degrees; None for uniformly random orientations
-    defocus : (low, high), Å
+    defocus : (low, high), Å (the command's option is in µm)
     astigmatism : float, Å
         standard deviation of defocus_u − defocus_v
     voltage : kV
     cs : mm · amplitude_contrast
     bfactor : Å²
-    phase_shift : radians
+    phase_shift : radians, at most π (the command's option is in degrees)
     shift_sigma : float, Å
         standard deviation of each shift component
     preferred_views : float, 0 … 1; preferred_angle : degrees
@@ -59,7 +64,7 @@ class SimulationSettings(ErrorSettings):
 
     particles: int
     seed: int = 1
-    snr: float = 0.1
+    snr: Annotated[float, Range(infinite=True)] = 0.1
     noise_cv: float = 0.0
     scale_cv: float = 0.0
     junk_rate: float = 0.0
@@ -91,9 +96,10 @@ class SimulationSettings(ErrorSettings):
         return self.error_rate, self.error_degrees
 
     def __post_init__(self) -> None:
+        vars(self).update(checked_fields(self, ERROR_OPTIONS))
         self._within("--particles", self.particles, 1, 2**40)
         self._within("--seed", self.seed, 0, 2**63)
-        if not self.snr > 0:
+        if self.snr <= 0:
             raise UserError(f"--snr is {self.snr:g}, expected a number above 0, or inf for no noise")
         self._within("--noise-cv", self.noise_cv, 0, 2)
         self._within("--scale-cv", self.scale_cv, 0, 2)
@@ -125,6 +131,7 @@ class SimulationSettings(ErrorSettings):
         if self.defocus[0] > self.defocus[1]:
             low, high = self.defocus
             raise UserError(f"--defocus: the lower end {low:g} Å is above the upper end {high:g} Å")
+        self._refuse_other_units()
         if self.junk_rate and math.isinf(self.snr):
             raise UserError("--junk-rate: junk is pure noise, and there is none with --snr inf; give a finite --snr")
         if self.defocus_error and not self.use_ctf:
@@ -141,6 +148,16 @@ class SimulationSettings(ErrorSettings):
         ):
             if value not in allowed:
                 raise UserError(f"{option} is {value!r}, expected {' or '.join(allowed)}")
+
+    def _refuse_other_units(self) -> None:
+        """Raise UserError for µm and degrees, in which the command's options are."""
+        low, high = self.defocus
+        if 0 < max(abs(low), abs(high)) < _LEAST_DEFOCUS:
+            raise UserError(f"--defocus is {low:g} … {high:g} Å, which no microscope is set to; settings are in Å: "
+                            "8000 … 25000 are the 0.8:2.5 µm of the command")
+        if abs(self.phase_shift) > math.pi + 1e-9:
+            raise UserError(f"--phase-shift is {self.phase_shift:g} radians, more than half a turn; settings are in "
+                            "radians, the command's option in degrees: 1.571 are 90 of these")
 
     @staticmethod
     def _within(option: str, value: float, low: float, high: float, unit: str = "") -> None:

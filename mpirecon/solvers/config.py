@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from mpirecon.backend import SPACES
 from mpirecon.errors import UserError
+from mpirecon.kinds import Count, Natural, Positive, Seed, checked_fields
 from mpirecon.model.choices import check_choice
 from mpirecon.model.symmetry import point_group
 from mpirecon.robust.distances import get_distance
@@ -69,7 +71,7 @@ class Config:
     """
 
     loss: str = "l2"
-    keep: float | str | None = None
+    keep: float | Literal["auto"] | None = None
     distance: str = "explained"
     solver: str = "normal"
     iterations: int | None = None
@@ -79,10 +81,10 @@ class Config:
     batch_size: int = 0
     step: float = 1.0
     momentum: float = 0.3
-    solve_iterations: int | None = None
+    solve_iterations: Natural | None = None
     padding: float | None = None
-    threads: int | None = None
-    memory: int | None = None
+    threads: Count | None = None
+    memory: Natural | None = None
     half_precision: bool = False
     backend: str = "auto"
     symmetry: str = "C1"
@@ -90,8 +92,8 @@ class Config:
     transport: str = "auto"
     space: str = "fourier"
     mask: str | None = None
-    diameter: float | None = None
-    max_resolution: float | None = None
+    diameter: Positive | None = None
+    max_resolution: Positive | None = None
     score_resolution: tuple[float, float] | None = None
     group_by: str | None = None
     normalise: str = NORMALISED
@@ -101,10 +103,11 @@ class Config:
     particle_scores: bool = False
     skip_bad: bool = False
     mask_name: str | None = None
-    seed: int = 0
+    seed: Seed = 0
     deterministic: bool = False
 
     def __post_init__(self) -> None:
+        vars(self).update(checked_fields(self, {"score_resolution": "--score-band"}))
         check_choice("--loss", self.loss, rule_names())
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
         check_choice("--solver", self.solver, solver_names())
@@ -138,6 +141,10 @@ class Config:
         if rule.length and distance.norm is None:
             raise UserError(f"--loss {self.loss} needs a distance that is a length; --distance {self.distance} is not: "
                             "use explained, whitened or raw")
+        if self.score_resolution is not None and not 0 < self.score_resolution[1] < self.score_resolution[0]:
+            coarse, fine = self.score_resolution
+            raise UserError(f"--score-band {coarse:g}:{fine:g}: expected the coarser resolution first, in Å, e.g. "
+                            "60:12")
         if self.weights is not None and not self.weights.strip():
             raise UserError("--weights: expected COLUMN of the imported table, or FILE:COLUMN")
         if self.iterations is not None and self.iterations < 1:

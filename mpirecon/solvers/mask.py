@@ -11,7 +11,7 @@ from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator
 from mpirecon.solvers.config import Config
-from mpirecon.validate.masks import SoftMask
+from mpirecon.validate.masks import SoftMask, check_mask
 
 #: width of the spherical mask's edge, pixels
 _MASK_EDGE = 4.0
@@ -35,11 +35,7 @@ def make_mask(file: ParticleFile, config: Config) -> SoftMask:
                 f"{config.mask_called}: the mask has box {mask.box} and{header} pixels of {mask.pixel_size:g} Å; "
                 f"{file.path} has box {file.box} and pixels of {file.pixel_size:g} Å; {todo}"
             )
-        array = np.asarray(mask.array, np.float32)
-        if array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
-            raise UserError(f"{config.mask_called}: mask values run from {array.min():g} to {array.max():g}; expected "
-                            "0 … 1")
-        return SoftMask.of(array)
+        return SoftMask.of(check_mask(np.asarray(mask.array, np.float32), config.mask_called))
     edge = min(_MASK_EDGE, file.box / 8)
     largest = file.box / 2 - edge
     radius = largest if config.diameter is None else config.diameter / 2 / file.pixel_size

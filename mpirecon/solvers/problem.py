@@ -14,6 +14,7 @@ from mpirecon.backend.warm import compile_once
 from mpirecon.errors import UserError
 from mpirecon.io.given_weights import GivenWeights, given_array, read_weights
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.devices import numbers_of
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fourier import interpolation_for
 from mpirecon.operators.symmetry import Symmetry
@@ -167,7 +168,7 @@ class Problem:
         """This rank's of the starting weights of all particles."""
         if weights is None:
             return None
-        weights = np.asarray(weights, np.float64)
+        weights = numbers_of(weights, "starting weights: they", flags=True)
         if weights.shape != (len(self.file),):
             raise UserError(f"starting weights have the shape {weights.shape}, expected ({len(self.file)},): one for "
                             f"each particle of {self.file.path}")

@@ -19,6 +19,7 @@ from mpirecon.model.arrays import Volume
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.select import median
 from mpirecon.report.verdict import declared
+from mpirecon.robust.distances import scores_by
 from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.statistics import Statistics, matched_filter
 from mpirecon.solvers.config import Config
@@ -27,6 +28,7 @@ from mpirecon.solvers.observers import Observer
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.solvers.shift_check import shift_warnings
 from mpirecon.validate.grids import check_same_grid
+from mpirecon.validate.map_warnings import same_map_warning
 
 #: factors between which the grey scale of maps is that of the images: more is another program's convention
 _OWN_SCALE = 0.5, 2.0
@@ -151,7 +153,8 @@ def score_particles(
                 columns = {"id": np.arange(len(file)), "half": file.halves(), **identities(file), **columns}
                 notes, warnings = (
                     _notes(half1, half2, run, scale, columns),
-                    [*_doubts(columns), *shift_warnings(state.records)],
+                    [*filter(None, [same_map_warning(*halves)]), *_doubts(columns),
+                     *shift_warnings(state.records)],
                 )
                 file.refuse_changed()
         return Scores({} if comm.rank else columns, state.fsc, state.record["resolution_0143"], scale, notes, warnings)
@@ -216,7 +219,7 @@ def _columns(run: Reconstruction, statistics: Statistics) -> dict[str, np.ndarra
     typical = median(comm, statistics.yy[valid])
     columns = {
         "score": matched_filter(statistics, sigma),
-        "distance": run_together(comm, lambda: run.problem.distance.score(statistics, sigma, typical)),
+        "distance": run_together(comm, lambda: scores_by(run.problem.distance, statistics, sigma, typical)),
         "residual": statistics.residual, "scale": statistics.contrast, "sigma": sigma,
     }  # fmt: skip
     return {name: np.where(valid, values, np.nan) for name, values in columns.items()}
@@ -275,7 +278,7 @@ def _beside_table(path: Path, table: dict[str, np.ndarray], unfolded: bool,
 
 
 def _words(value) -> str:
-    return "the default" if value is None else str(value)
+    return "the default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value):

@@ -27,6 +27,9 @@ _SOLVENT_SIGMA = 3.0
 #: connected pieces of at least this fraction of the largest one's volume belong to the particle
 _PIECE = 0.1
 
+#: a map whose densities differ by less than this fraction of the largest is flat: float32 has no more digits
+_FLAT = 3e-5
+
 #: a mask of less than this fraction of the sphere that fits the box is none …
 _SMALLEST = 2e-4
 
@@ -163,6 +166,9 @@ def _bounded(length: float, least: float, most: float, pixel_size: float) -> flo
 
 def _threshold(density: np.ndarray) -> float:
     """Density between those of the solvent and the particle, above the solvent's noise."""
+    if not np.ptp(density) > _FLAT * np.abs(density).max():
+        raise UserError("automatic mask: the map is constant once it is filtered, and nothing stands out from the "
+                        "solvent; give a mask, or filter it less (--lowpass)")
     cut = _otsu(density)
     solvent, particle = density[density <= cut], density[density > cut]
     level = float(np.median(solvent))

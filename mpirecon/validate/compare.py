@@ -13,13 +13,15 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.inputs import Input
+from mpirecon.kinds import checked
 from mpirecon.model.arrays import Volume
 from mpirecon.validate.automask import automatic_mask
 from mpirecon.validate.directional import ConicalFSC, conical_fsc
 from mpirecon.validate.fsc import THRESHOLDS, crossing, fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.grids import check_same_grid, refuse_blank
-from mpirecon.validate.map_warnings import mask_warnings
+from mpirecon.validate.map_warnings import mask_warnings, same_map_warning
+from mpirecon.validate.masks import check_mask
 from mpirecon.validate.randomised import phase_randomised_fsc
 
 LABELS = {
@@ -36,7 +38,7 @@ class Comparison:
     mask : where it comes from
     cones : FSC by direction, when asked for
     randomised_from : Å
-    warnings : of the mask
+    warnings : of maps that are one, and of the mask
     files : those that were compared, which no table or figure of them replaces
     """
 
@@ -76,6 +78,7 @@ class Comparison:
                        f"median {c['median']:.2f} Å; sphericity {c['sphericity']:.3f}")
         return out
 
+    @checked
     def write(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write the curves as a table (CSV): shell, resolution (Å), and a column for each.
 
@@ -145,7 +148,7 @@ def compare_maps(a: Volume, b: Volume, mask: Volume | str | None = None, *, name
         first, second, box, pixel_size, curves, text,
         conical_fsc(a.array, b.array, pixel_size, array) if cones else None,
         box * pixel_size / shell if shell else None,
-        mask_warnings(array, text), tuple(files),
+        (*filter(None, [same_map_warning(a.array, b.array)]), *mask_warnings(array, text)), tuple(files),
     )  # fmt: skip
 
 
@@ -158,10 +161,7 @@ def _mask(mask, a, b, names: Sequence[str], resolution: float | None) -> tuple[n
         return made.mask, str(made)
     first, _, name = names
     check_same_grid(a, first, mask, name if name == "the mask" else f"the mask {name}")
-    array = mask.to_numpy()
-    if not np.any(array):
-        raise UserError(f"{name}: the mask is zero everywhere")
-    return array, name
+    return check_mask(mask.to_numpy(), name), name
 
 
 def distinct_names(first: str, second: str) -> tuple[str, str]:

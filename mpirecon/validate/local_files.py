@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map, write_map
 from mpirecon.parallel.comm import Communicator
 from mpirecon.validate.grids import check_same_grid
 from mpirecon.validate.local_resolution import Progress, local_resolution
 from mpirecon.validate.local_result import LocalResolution
+from mpirecon.validate.masks import check_mask
 from mpirecon.validate.windows import WindowOptions
 
 #: maps that are written
@@ -69,10 +69,3 @@ def read_mask(path, like, name: str) -> np.ndarray:
     mask = read_map(path)
     check_same_grid(like, name, mask, f"the mask {path}")
     return check_mask(np.asarray(mask.array, np.float32), str(path))
-
-
-def check_mask(array: np.ndarray, name: str) -> np.ndarray:
-    """The voxels of a mask. Raises UserError where they are none of 0 … 1, or all 0."""
-    if not np.isfinite(array).all() or array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
-        raise UserError(f"{name}: mask values run from {array.min():g} to {array.max():g}; expected 0 … 1")
-    return array

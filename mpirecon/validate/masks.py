@@ -6,6 +6,8 @@ import hashlib
 
 import numpy as np
 
+from mpirecon.errors import UserError
+
 
 def radius_grid(box: int, ndim: int = 3) -> np.ndarray:
     """Distance of every voxel from the origin voxel box // 2, voxels, (box, …) float32 with `ndim` axes."""
@@ -75,6 +77,18 @@ def cut_to_sphere(volume: np.ndarray, radius: float, edge: float = 6.0) -> np.nd
     for z2, values in zip(x2, volume):
         values *= cosine_edge(np.sqrt(plane + z2) - np.float32(radius), edge)
     return volume
+
+
+def check_mask(array: np.ndarray, name: str) -> np.ndarray:
+    """The voxels of a mask. Raises UserError where they are none of 0 … 1, or all 0."""
+    if not np.isfinite(array).all():
+        raise UserError(f"{name}: the mask holds {np.count_nonzero(~np.isfinite(array))} NaN or infinite voxels; "
+                        "expected values 0 … 1")
+    low, high = array.min(), array.max()
+    if low < -1e-3 or high > 1 + 1e-3 or high <= 0:
+        what = ", it is zero everywhere" if low == high == 0 else ""
+        raise UserError(f"{name}: mask values run from {low:g} to {high:g}{what}; expected 0 … 1")
+    return array
 
 
 def independent_share(mask: np.ndarray) -> float:

@@ -1,0 +1,61 @@
+"""What a user's own losses and distances take and return, checked before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+
+import numpy as np
+
+from mpirecon.errors import UserError
+
+
+def refuse_uncalled(name: str, loss: Callable) -> None:
+    """Raise UserError where something cannot be called with the centre and the spread of norms."""
+    try:
+        signature(loss).bind(1.0, 1.0)
+    except TypeError as error:
+        raise UserError(f"loss {name}: it is called with the centre and the spread of the distances, (centre, scale): "
+                        f"{error}") from error
+
+
+def checked_weights(name: str, returned, d: np.ndarray, counted: np.ndarray | bool = True) -> np.ndarray:
+    """What a loss returned as weights of norms d, (m,) float64; one weight counts for all.
+
+    counted : (m,) bool, of the others weights may be anything
+
+    Raises
+    ------
+    UserError
+        where they are no numbers, not one for each distance, not finite, or negative.
+    """
+    try:
+        weight = np.asarray(returned)
+    except ValueError:
+        weight = np.asarray(None)
+    if weight.dtype.kind not in "biuf":
+        got = f"values of {weight.dtype}" if weight.ndim else type(returned).__name__
+        raise UserError(f"loss {name}: the function returned {got}; it must return an array of numbers, one weight for "
+                        "each distance")
+    if weight.shape not in ((), d.shape):
+        raise UserError(f"loss {name}: the function returned an array of shape {weight.shape} for "
+                        f"{d.shape[0]} distances; it must return one weight for each")
+    weight = np.array(np.broadcast_to(weight, d.shape), np.float64)
+    bad = ~(np.isfinite(weight) & (weight >= 0)) & counted
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(f"loss {name}: the function returned the weight {weight[row]:g} for the distance "
+                        f"{d[row]:g}; weights must be finite and not negative")
+    return weight
+
+
+def checked_distances(what: str, returned, expected: tuple[int, ...]) -> np.ndarray:
+    """Scores or norms of particles, float64 of the expected shape; UserError where they are something else."""
+    try:
+        values = np.asarray(returned)
+    except ValueError:
+        values = np.asarray(None)
+    if values.dtype.kind not in "biuf" or values.shape != expected:
+        got = f"an array of {values.dtype} of shape {values.shape}" if values.ndim else type(returned).__name__
+        raise UserError(f"{what} returned {got}; expected numbers of shape {expected}, one for each particle")
+    return values.astype(np.float64, copy=False)
