@@ -494,7 +494,8 @@ def test_maps_are_written_that_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize(("option", "words"), [
-    ({"backend": "gpu"}, "backend gpu: choose one of auto, cpu, cuda"), ({"backend": None}, "backend=None: expected text"),
+    ({"backend": "gpu"}, "backend gpu: choose one of auto, cpu, cuda"),
+    ({"backend": None}, "backend=None: expected text"),
     ({"transport": "fast"}, "transport fast: choose one of"), ({"log_particles": "some"}, "log_particles some"),
     ({"log_particles": ""}, "choose one of none, last, all"),
 ])

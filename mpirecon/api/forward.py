@@ -103,6 +103,7 @@ class ForwardModel:
             as of `forward`; when the file exists (without `overwrite`), is one of these, or cannot be written;
             and when the particle file has changed.
         """
+        self.particles.refuse_replaced()
         refuse_existing(path, overwrite, [*files_among(map=volume), *particle_inputs(self.particles.path)])
         prepared = self._prepare(volume)
         with write_stack(path, self.particles.box, self.particles.pixel_size, overwrite=overwrite) as append:
