@@ -43,6 +43,6 @@ for broken, said in (
     try:
         choose_transport(comm, gpu, placement, "nccl")
     except UserError as error:
-        assert said in str(error) and "use --transport staged" in str(error)
+        assert said in str(error) and "use transport staged" in str(error)
     else:
         raise AssertionError("an NCCL that does not work was taken")

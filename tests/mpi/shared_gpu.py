@@ -17,6 +17,6 @@ assert transport.name == "staged" and "NCCL needs a separate GPU" in why, why
 try:
     choose_transport(comm, gpu, placement, "nccl")
 except UserError as error:
-    assert "ranks share one; use --transport staged" in str(error)
+    assert "ranks share one; use transport staged" in str(error)
 else:
     raise AssertionError("NCCL was accepted on a shared GPU")

@@ -53,7 +53,7 @@ assert transport.name == "nccl" and "does not accept GPU memory" in why, (transp
 try:
     choose_transport(comm, gpu, placement, "cuda-aware")
 except UserError as error:
-    assert "--transport cuda-aware" in str(error) and "mpi4py" in str(error) and "--transport staged" in str(error)
+    assert "transport cuda-aware" in str(error) and "mpi4py" in str(error) and "transport staged" in str(error)
 else:
     raise AssertionError("a transport that this MPI does not have was accepted")
 
