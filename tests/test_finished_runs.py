@@ -32,7 +32,8 @@ def test_exported_particles_are_those_of_the_command(finished, tmp_path, cli):
         assert what in done.stdout
     with pytest.raises(mr.UserError, match="star.star exists"):
         mr.export(finished / "run", **names, stack=tmp_path / "all.mrcs")
-    mr.export(finished / "run", **names, stack=tmp_path / "all.mrcs", overwrite=True)
+    again = mr.export(finished / "run", **names, stack=tmp_path / "all.mrcs", overwrite=True)
+    assert any("(poses used writes" in note for note in again.notes)
 
 
 @pytest.mark.parametrize("words", [

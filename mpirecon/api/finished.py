@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpirecon.api.arguments import console_of, is_path
 from mpirecon.api.path import SelectionPath
 from mpirecon.api.result import Result
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, spoken
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.inputs import given
 from mpirecon.kinds import AnyPath, checked
@@ -79,7 +80,8 @@ def export(
     run, console = folder_of(run), console_of(None, verbose)
     mtf = ((None, mtf),) if is_path(mtf) else tuple(mtf)
     options = ExportOptions(star, discarded, cs, stack, particles, poses, step, coordinates, mtf, overwrite)
-    return export_run(run, options, lambda total: console.progress(total, "writing images"))
+    made = export_run(run, options, lambda total: console.progress(total, "writing images"))
+    return replace(made, notes=[spoken(note) for note in made.notes])
 
 
 @checked
