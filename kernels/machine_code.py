@@ -45,6 +45,9 @@ _IRRELEVANT = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", 
 #: Numba's own file of settings, in the folder that a program is started in
 _SETTINGS_FILE = ".numba_config.yaml"
 
+#: hexadecimal digits in the names of kernels' files
+_HASH = 24
+
 #: s after which a file that nobody has read is of a version that nobody uses
 _UNUSED = 90 * 86400
 
@@ -92,7 +95,7 @@ def file_of(folder: str, name: str, facts: tuple) -> Path:
     settings = sorted((name, value) for name, value in os.environ.items()
                       if name.startswith("NUMBA_") and name not in _IRRELEVANT)
     facts = (name, facts, *_platform(), settings)
-    return Path(folder, f"{name.rpartition('.')[2]}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.kernel")
+    return Path(folder, f"{name.rpartition('.')[2]}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:_HASH]}.kernel")
 
 
 @lru_cache
@@ -204,7 +207,7 @@ def keep(file: Path, dispatcher, arguments: tuple, kinds_of: tuple[str, ...]) ->
 
 def _remove_unused(folder: Path) -> None:
     """Remove kernels that nobody has read for long: in a folder that users choose, those of all versions lie."""
-    for file in folder.glob("*.kernel"):
+    for file in folder.glob(f"*-{_HASH * '[0-9a-f]'}.kernel"):  # and no file of the user's own
         with suppress(OSError):  # another process has done it
             about = file.stat()
             if time.time() - max(about.st_atime, about.st_mtime) > _UNUSED:

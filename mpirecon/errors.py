@@ -35,6 +35,10 @@ shift-axes shift-sigma size snr solve-iterations solver sort-scope space stack s
 symmetry threads threshold transport truth-map voltage weights
 """.split())
 
+#: parameter → its option, where that has another name
+_OPTIONS = {parameter.partition("=")[0]: option for option, parameter in reversed(_RENAMED.items())}
+_OPTIONS |= {name: option for option in _RENAMED if (name := option.replace("-", "_")) in _OPTIONS}
+
 #: a command for a shell, to the end of its clause: its options are meant as they stand
 _COMMAND = r"(?:mpirecon [a-z]|relion_\w|mpirun |srun |sbatch |pip )[^;,)\n]*"
 _OPTION = re.compile(rf"({_COMMAND})| (?:for )?-o\b|(?<![\w-])--([a-z][a-z0-9-]*)(?: (?=[A-Z\d]))?")
@@ -70,6 +74,11 @@ def in_python(text: str) -> str:
         return given + ("" if not whole.endswith(" ") else " " if "=" in given else "=")
 
     return _OPTION.sub(parameter, text)
+
+
+def option_of(parameter: str) -> str:
+    """The option of a parameter, from which ``in_python`` finds the parameter again."""
+    return f"--{_OPTIONS.get(parameter, parameter.replace('_', '-'))}"
 
 
 def spoken(text: str) -> str:

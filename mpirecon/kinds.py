@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, in_python, option_of
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,8 @@ def shown(value) -> str:
     return text if 0 < len(text) <= 80 and "\n" not in text else f"{type(value).__name__}(…)"
 
 
-def checked_fields(settings, spelled: Mapping[str, str] = types.MappingProxyType({})) -> dict[str, Any]:
+def checked_fields(settings) -> dict[str, Any]:
     """The values of a dataclass's fields, each of the kind that it is annotated with.
-
-    spelled : field → its option, where that is not the field's name with dashes
 
     Raises
     ------
@@ -95,8 +93,13 @@ def checked_fields(settings, spelled: Mapping[str, str] = types.MappingProxyType
         naming the option.
     """
     kinds = _kinds_of_fields(type(settings))
-    return {name: of_kind(getattr(settings, name), kind, f"{spelled.get(name, '--' + name.replace('_', '-'))} ")
-            for name, kind in kinds.items()}
+    return {name: of_kind(getattr(settings, name), kind, f"{_called(name)} ") for name, kind in kinds.items()}
+
+
+def _called(name: str) -> str:
+    """A setting in a message: its option, or, where that stands for one of its values, its name."""
+    option = option_of(name)
+    return option if in_python(option) == name else name
 
 
 def checked(function: Callable) -> Callable:

@@ -143,17 +143,20 @@ def test_every_option_that_names_an_output_is_tried():
     assert found == set(WRITERS) | FOLDERS
 
 
+def by_another_name(read, kind, suffix=None):
+    """A name that leads to the file `read` of the current folder."""
+    if kind in ("symbolic link", "hard link"):
+        target = f"another{suffix or os.path.splitext(read)[1]}"
+        (os.symlink if kind == "symbolic link" else os.link)(os.path.abspath(read), target)
+        return target
+    return {"itself": read, "other spelling": f"run/../{read}", "from elsewhere": os.path.abspath(read)}[kind]
+
+
 @pytest.mark.parametrize("kind", ["itself", "symbolic link", "hard link", "other spelling"])
 @pytest.mark.parametrize(("writer", "read"), [(writer, read) for writer,
                                               (_, reads) in WRITERS.items() for read in reads])
 def test_an_output_that_is_an_input_is_refused(project, capsys, writer, read, kind):
-    suffix = {"export.stack": ".mrcs", "fsc.plot": ".png"}.get(".".join(writer), "")
-    target = read
-    if kind in ("symbolic link", "hard link"):
-        target = f"another{suffix or os.path.splitext(read)[1]}"
-        (os.symlink if kind == "symbolic link" else os.link)(os.path.abspath(read), target)
-    elif kind == "other spelling":
-        target = f"run/../{read}"
+    target = by_another_name(read, kind, {"export.stack": ".mrcs", "fsc.plot": ".png"}.get(".".join(writer)))
     before = content(project)
     code = run([*WRITERS[writer][0].format(target).split(), "--overwrite", "-q"] if writer[0] != "logs" else
                [*WRITERS[writer][0].format(target).split(), "--overwrite"])
@@ -218,14 +221,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("kind", ["itself", "symbolic link", "hard link", "other spelling", "from elsewhere"])
 @pytest.mark.parametrize(("name", "read"), [(name, read) for name, (_, reads) in FUNCTIONS.items() for read in reads])
 def test_a_function_does_not_replace_what_it_reads(project, name, read, kind):
-    target = read
-    if kind in ("symbolic link", "hard link"):
-        target = f"another{os.path.splitext(read)[1]}"
-        (os.symlink if kind == "symbolic link" else os.link)(os.path.abspath(read), target)
-    elif kind == "other spelling":
-        target = f"run/../{read}"
-    elif kind == "from elsewhere":
-        target = os.path.abspath(read)
+    target = by_another_name(read, kind)
     before = content(project)
     with pytest.raises(UserError, match="would replace what it is made from") as met:
         FUNCTIONS[name][0](target)

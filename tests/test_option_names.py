@@ -10,7 +10,7 @@ import pytest
 
 import mpirecon as mr
 from mpirecon.cli import COMMANDS, run
-from mpirecon.errors import in_python, on_the_command_line
+from mpirecon.errors import in_python, on_the_command_line, option_of
 from mpirecon.io.export import ExportOptions
 from mpirecon.io.import_options import ImportOptions
 from mpirecon.model.simulated_errors import ErrorSettings
@@ -67,6 +67,23 @@ def test_options_become_parameters(text, expected):
     with on_the_command_line():
         assert str(mr.UserError(text)) == text
     assert str(mr.UserError(text)) == expected
+
+
+def test_parameters_have_their_options_back():
+    for kind in (Config, ImportOptions, SimulationSettings):
+        for field in dataclasses.fields(kind):
+            found = in_python(option_of(field.name))
+            assert found.lstrip("-").replace("-", "_").partition("=")[0] == field.name
+    for name, option in (("use_ctf", "--no-ctf"), ("units", "--unit"), ("new_halves", "--new-halves"),
+                         ("score_resolution", "--score-band"), ("ctf_premultiplied", "--ctf-premultiplied")):
+        assert option_of(name) == option
+
+
+@pytest.mark.parametrize(("name", "words"), [("deterministic", "deterministic 'x': expected True or False"),
+                                             ("score_resolution", "score_resolution 'x': expected 2 values")])
+def test_a_setting_of_another_kind_is_named_as_it_was_given(name, words):
+    with pytest.raises(mr.UserError, match=f"^{words}"):
+        Config(**{name: "x"})
 
 
 def test_warnings_are_messages_too(tmp_path):

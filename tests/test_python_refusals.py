@@ -208,7 +208,7 @@ def test_maps_say_what_is_wrong():
 
 @pytest.mark.parametrize("options, said", [
     (dict(defocus=(0.8, 2.5)), "defocus is 0.8 … 2.5 Å, which no microscope is set to; settings are in Å"),
-    (dict(phase_shift=15), "phase_shift is 15 radians, more than half a turn; settings are in radians"),
+    (dict(phase_shift=15), r"phase_shift is 859\.437° \(15 radians\), more than half a turn; .*, a script in radians"),
     (dict(defocus=1.5), "defocus[= ]1.5: expected 2 values, a number and a number"),
     (dict(defocus=(1e4,)), "defocus[= ].*: expected 2 values"),
     (dict(defocus=None), "defocus[= ]None: expected 2 values"),

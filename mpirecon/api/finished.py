@@ -109,14 +109,13 @@ def write_report(
     UserError
         when the folder is no finished run, or `output` exists or was read by the run.
     """
-    run = folder_of(run)
     from mpirecon.io.run_folder import PATH
     from mpirecon.io.run_inputs import run_inputs
     from mpirecon.io.run_output import read_summary
     from mpirecon.io.unfinished import state_of
     from mpirecon.report import html, path_page
 
-    run = Path(run)
+    run = folder_of(run)
     summary = read_summary(run)
     if output is not None:
         own = run / "report.html"

@@ -15,7 +15,7 @@ from mpirecon.io.reading import SHIFT_AXES, Reading, parse_unit
 from mpirecon.io.row_selection import RowOptions, parse_selection
 from mpirecon.kinds import Positive, Range, Seed, Share, checked_fields
 from mpirecon.model.choices import check_choice
-from mpirecon.model.simulated_errors import ERROR_OPTIONS, ErrorSettings
+from mpirecon.model.simulated_errors import ErrorSettings
 
 #: what `dtype` and `contrast` can be
 DTYPES, CONTRASTS = ("auto", "float32", "float16"), ("white", "black")
@@ -86,7 +86,7 @@ class ImportOptions(ErrorSettings):
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        vars(self).update(checked_fields(self, ERROR_OPTIONS))
+        vars(self).update(checked_fields(self))
         one = isinstance(self.passthrough, (str, os.PathLike))
         object.__setattr__(self, "passthrough", tuple(map(Path, [self.passthrough] if one else self.passthrough)))
         for name in ("data_dir", "stack"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, option_of
 
 _ANGLE = {"degree": np.pi / 180, "radian": 1.0}
 
@@ -71,8 +71,7 @@ READING = ("data_dir", "stack", "mapping", "passthrough", "pixel_size", "scale_d
 def refuse_reading(particles: str | os.PathLike, reading: Mapping) -> None:
     """Raise UserError where options of reading a table were given for a particle file."""
     if reading:
-        spelled = {"mapping": "map-stack", "units": "unit", "use_ctf": "no-ctf"}
-        named = ", ".join(f"--{spelled.get(name, name.replace('_', '-'))}" for name in reading)
+        named = ", ".join(map(option_of, reading))
         raise UserError(f"{particles} is a particle file: {named} must be given when a table is imported. Give the "
                         f"STAR or .cs file itself, or import it again")
 

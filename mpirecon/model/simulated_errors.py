@@ -12,10 +12,6 @@ from mpirecon.model.draws import particle_rng, draw_pose_errors, uniform_draws
 from mpirecon.model.particles import TRUTH, ParticleSet
 from mpirecon.model.pose import Pose
 
-#: settings whose options have other names
-ERROR_OPTIONS = {"error_rate": "--orientation-error-rate", "error_degrees": "--orientation-error",
-                 "use_ctf": "use_ctf", "mapping": "--map-stack", "units": "--unit"}
-
 #: Å: errors beyond this are numbers in another unit
 _FARTHEST = 50_000.0
 

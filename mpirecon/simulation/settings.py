@@ -9,7 +9,7 @@ from typing import Annotated
 from mpirecon.errors import UserError
 from mpirecon.kinds import Range, checked_fields
 from mpirecon.model.optics import CTF_BOUNDS
-from mpirecon.model.simulated_errors import ERROR_OPTIONS, ErrorSettings
+from mpirecon.model.simulated_errors import ErrorSettings
 
 #: Å: a range of defocus that does not reach it is in µm
 _LEAST_DEFOCUS = 100.0
@@ -96,7 +96,7 @@ class SimulationSettings(ErrorSettings):
         return self.error_rate, self.error_degrees
 
     def __post_init__(self) -> None:
-        vars(self).update(checked_fields(self, ERROR_OPTIONS))
+        vars(self).update(checked_fields(self))
         self._within("--particles", self.particles, 1, 2**40)
         self._within("--seed", self.seed, 0, 2**63)
         if self.snr <= 0:
@@ -156,8 +156,8 @@ class SimulationSettings(ErrorSettings):
             raise UserError(f"--defocus is {low:g} … {high:g} Å, which no microscope is set to; settings are in Å: "
                             "8000 … 25000 are the 0.8:2.5 µm of the command")
         if abs(self.phase_shift) > math.pi + 1e-9:
-            raise UserError(f"--phase-shift is {self.phase_shift:g} radians, more than half a turn; settings are in "
-                            "radians, the command's option in degrees: 1.571 are 90 of these")
+            raise UserError(f"--phase-shift is {math.degrees(self.phase_shift):g}° ({self.phase_shift:g} radians), more "
+                            "than half a turn; the command takes it in degrees, a script in radians")
 
     @staticmethod
     def _within(option: str, value: float, low: float, high: float, unit: str = "") -> None:

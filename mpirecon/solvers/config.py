@@ -107,7 +107,7 @@ class Config:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        vars(self).update(checked_fields(self, {"score_resolution": "--score-band"}))
+        vars(self).update(checked_fields(self))
         check_choice("--loss", self.loss, rule_names())
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
         check_choice("--solver", self.solver, solver_names())
