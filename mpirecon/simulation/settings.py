@@ -156,8 +156,9 @@ class SimulationSettings(ErrorSettings):
             raise UserError(f"--defocus is {low:g} … {high:g} Å, which no microscope is set to; settings are in Å: "
                             "8000 … 25000 are the 0.8:2.5 µm of the command")
         if abs(self.phase_shift) > math.pi + 1e-9:
-            raise UserError(f"--phase-shift is {math.degrees(self.phase_shift):g}° ({self.phase_shift:g} radians), more "
-                            "than half a turn; the command takes it in degrees, a script in radians")
+            degrees = math.degrees(self.phase_shift)
+            raise UserError(f"--phase-shift is {degrees:g}° ({self.phase_shift:g} radians), more than half a turn; the "
+                            "command takes it in degrees, a script in radians")
 
     @staticmethod
     def _within(option: str, value: float, low: float, high: float, unit: str = "") -> None:
