@@ -103,46 +103,55 @@ def fold(grid, out, planes: tuple[int, int] | None = None) -> None:
     out holds (re, im, weight) of the sum over all samples and their Friedel mates, on the half grid.
     planes : first and last plane of `out` to fill, all when left out.
     """
-    for kz in range(*(planes or (0, out.shape[0]))):
-        _fold_plane(grid, kz, out[kz].reshape(len(out), -1))
+    start, length = rows_side_by_side(len(out))
+    for kz in range(*(planes or (0, len(out)))):
+        fold_rows(grid, kz, start, length, out[kz].reshape(-1))
+
+
+def rows_side_by_side(p: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each row of a whole plane begins, and how many numbers it has, (p,) int64 each; for ``fold_rows``."""
+    size = 3 * (p // 2 + 1)
+    return size * np.arange(p), np.full(p, size)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fold_plane(grid, kz, out):
-    """Plane kz of what is folded, (p, 3 (p//2 + 1))."""
-    p = out.shape[0]
-    side = grid.shape[0]
-    columns = grid.shape[2] // 3
+def fold_rows(grid, kz, start, length, out):
+    """Rows of plane kz of what is folded: of each the first length[ky] numbers, from start[ky] on of `out`, flat, where
+    they overwrite what was there. start, length : (p,) int64"""
+    p = start.size
+    side, columns = grid.shape[0], grid.shape[2] // 3
+    # columns whose mates are stored: those to the left of kx = 0 and it, and from p/2 on
+    left, right = min(MARGIN + 1, columns), max(p // 2 + MARGIN, MARGIN + 1)
     for ky in range(p):
-        to = out[ky]
+        to = out[start[ky] : start[ky] + length[ky]]
+        points = to.size // 3
+        if not points:
+            continue
         for j in range(to.size):
             to[j] = 0
         # every point of the extended grid that is this row's, or its mate's, going round the period
         for z in range((kz + side // 2) % p, side, p):
             for y in range((ky + side // 2) % p, side, p):
                 row = grid[z, y]
-                for j in range(3 * (p // 2 + 1)):
+                for j in range(to.size):
                     to[j] += row[3 * MARGIN + j]
                 if p // 2 > MARGIN:
                     continue
                 for x in range(columns):  # of a small grid, margins too lie within the stored half
                     kx = x - MARGIN
-                    if not 0 <= kx <= p // 2 and kx % p <= p // 2:
+                    if not 0 <= kx <= p // 2 and kx % p < points:
                         for c in range(3):
                             to[3 * (kx % p) + c] += row[3 * x + c]
         for z in range((side // 2 - kz) % p, side, p):
             for y in range((side // 2 - ky) % p, side, p):
                 row = grid[z, y]
-                for x in range(columns):
-                    kx = x - MARGIN
-                    if 0 < kx < p // 2:
-                        continue
-                    mate = -kx % p
-                    if mate > p // 2:
-                        continue
-                    to[3 * mate] += row[3 * x]
-                    to[3 * mate + 1] -= row[3 * x + 1]
-                    to[3 * mate + 2] += row[3 * x + 2]
+                for first, last in ((0, left), (right, columns)):
+                    for x in range(first, last):
+                        mate = (MARGIN - x) % p
+                        if mate < points:
+                            to[3 * mate] += row[3 * x]
+                            to[3 * mate + 1] -= row[3 * x + 1]
+                            to[3 * mate + 2] += row[3 * x + 2]
 
 
 def fold_in_place(grid, over=lambda length, part: part(0, length)):
@@ -154,8 +163,8 @@ def fold_in_place(grid, over=lambda length, part: part(0, length)):
     p = grid.shape[0] - 2 * MARGIN
     planes = grid.reshape(len(grid), -1)
     size = 3 * p * (p // 2 + 1)
-    shape = 2, p, 3 * (p // 2 + 1)
-    over(p // 2 + 1, lambda first, last: _fold_pairs(grid, planes, np.empty(shape, grid.dtype), first, last))
+    room = 2, p * 3 * (p // 2 + 1)
+    over(p // 2 + 1, lambda first, last: _fold_pairs(grid, planes, np.empty(room, grid.dtype), first, last))
     whole = grid.reshape(-1)
     _close_up(whole, planes.shape[1], size, p)
     halves = whole[: p * size].reshape(2, -1)
@@ -165,23 +174,40 @@ def fold_in_place(grid, over=lambda length, part: part(0, length)):
 
 
 def _fold_pairs(grid, planes, folded, first, last) -> None:
-    """Fold planes ±kz, first ≤ kz < last, which are sums over the same planes of the grid, and put them where zero
-    frequency is in the middle: nothing else is read there. folded : (2, p, 3 (p//2 + 1)), room for two planes"""
+    """Fold planes ±kz, first ≤ kz < last, both before either is put where zero frequency is in the middle: nothing else
+    is read there. folded : (2, 3 p (p//2 + 1)), room for two planes"""
     p = grid.shape[0] - 2 * MARGIN
     middle = grid.shape[0] // 2
-    for kz, plane in folded_pairs(grid, folded, first, last):
-        planes[middle + kz - (p if 2 * kz >= p else 0), : plane.size] = plane.reshape(-1)
-
-
-def folded_pairs(grid, folded, first, last):
-    """Planes ±kz of a folded grid, first ≤ kz < last, one by one: kz from 0 to p − 1, and the plane,
-    (p, 3 (p//2 + 1)), which is overwritten after the next. Both of a pair are made before the first is given."""
-    p = grid.shape[0] - 2 * MARGIN
+    rows = rows_side_by_side(p)
     for kz in range(first, last):
-        pair = [kz, p - kz] if 0 < kz < p // 2 else [kz]  # others are their own mates
+        pair = _pair(kz, p)
         for number, plane in zip(pair, folded):
-            _fold_plane(grid, number, plane)
-        yield from zip(pair, folded)
+            fold_rows(grid, number, *rows, plane)
+        for number, plane in zip(pair, folded):
+            planes[middle + number - (p if 2 * number >= p else 0), : plane.size] = plane
+
+
+def fold_emptying(grid, sphere, out, over) -> None:
+    """As ``fold``, of the points of a sphere alone, into the numbers that are kept of it, flat; the grid is zero then.
+
+    over : as of ``fold_in_place``
+    """
+    p = len(sphere.start)
+
+    def some(first: int, last: int) -> None:
+        for kz in range(first, last):
+            for number in _pair(kz, p):
+                fold_rows(grid, number, sphere.start[number], sphere.length[number], out)
+            for z in {z for number in _pair(kz, p) for z in range((number + len(grid) // 2) % p, len(grid), p)}:
+                grid[z] = 0
+
+    over(p // 2 + 1, some)
+
+
+def _pair(kz: int, p: int) -> list[int]:
+    """The planes ±kz, 0 ≤ kz ≤ p/2, counted from 0 to p − 1: sums over the same planes of the grid, of which no other
+    is."""
+    return [kz, p - kz] if 0 < kz < p // 2 else [kz]
 
 
 def _close_up(values, stride, size, p) -> None:

@@ -10,23 +10,23 @@ import numpy as np
 
 from mpirecon.kernels.cache import njit
 from mpirecon.kernels.ctf import sine_of_turns
-from mpirecon.kernels.radial import row_start, shell_limits
+from mpirecon.kernels.radial import shells_of_row
 
 
 def correlate_shells(a, b, sums) -> None:
     """Add Σ Re a b*, Σ|a|², Σ|b|² over the full transform into sums (3, n//2 + 1) float64; a, b : complex, or real."""
-    _correlate_shells(a, b, shell_limits(a.shape[2] + 1, 1.0), sums)
+    _correlate_shells(a, b, sums)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _correlate_shells(a, b, limits, sums):
+def _correlate_shells(a, b, sums):
     n, width = a.shape[0], a.shape[2]
+    shell = np.empty(width, np.int32)
     for kz in range(n):
         for ky in range(n):
-            k2, s = row_start(kz, ky, n, limits)
+            shells_of_row(kz, ky, n, 1.0, np.int32(width), shell)
             for kx in range(width):
-                while k2 + kx * kx >= limits[s]:
-                    s += 1
+                s = shell[kx]
                 if s == width:
                     break
                 friedel = 1.0 if kx == 0 or 2 * kx == n else 2.0
@@ -38,19 +38,18 @@ def _correlate_shells(a, b, limits, sums):
 
 def scale_shells(spectrum, gain) -> None:
     """Multiply each shell by its gain, in place; gain : (n//2 + 2,) float32, the last that of everything beyond."""
-    _scale_shells(spectrum, gain, shell_limits(gain.size, 1.0))
+    _scale_shells(spectrum, gain)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _scale_shells(spectrum, gain, limits):
+def _scale_shells(spectrum, gain):
     n = spectrum.shape[0]
+    shell, beyond = np.empty(spectrum.shape[2], np.int32), np.int32(gain.size - 1)
     for kz in range(n):
         for ky in range(n):
-            k2, s = row_start(kz, ky, n, limits)
-            for kx in range(spectrum.shape[2]):
-                while k2 + kx * kx >= limits[s]:
-                    s += 1
-                spectrum[kz, ky, kx] *= gain[s]
+            shells_of_row(kz, ky, n, 1.0, beyond, shell)
+            for kx in range(shell.size):
+                spectrum[kz, ky, kx] *= gain[shell[kx]]
 
 
 @njit(inline="always")
@@ -112,26 +111,26 @@ def correlate_cells(a, b, top, cells, sums) -> None:
 
     top, cells : of ``coverage.view_bins``
     """
-    _correlate_cells(a, b, shell_limits(a.shape[2] + 1, 1.0), top, cells.cumsum() - cells, cells, sums)
+    _correlate_cells(a, b, top, cells.cumsum() - cells, cells, sums)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _correlate_cells(a, b, limits, top, first, cells, sums):
+def _correlate_cells(a, b, top, first, cells, sums):
     n, width = a.shape[0], a.shape[2]
+    shell = np.empty(width, np.int32)
     for kz in range(n):
         z = kz - n if 2 * kz >= n else kz
         for ky in range(n):
             y = ky - n if 2 * ky >= n else ky
-            k2, s = row_start(kz, ky, n, limits)
+            shells_of_row(kz, ky, n, 1.0, np.int32(width), shell)
             for kx in range(width):
-                while k2 + kx * kx >= limits[s]:
-                    s += 1
+                s = shell[kx]
                 if s == width:
                     break
                 if s == 0:
                     continue
                 friedel = 1.0 if kx == 0 or 2 * kx == n else 2.0
-                length = np.sqrt(k2 + kx * kx)
+                length = np.sqrt(float(z * z + y * y + kx * kx))
                 to = sums[_bin(kx / length, y / length, z / length, top, first, cells), s]
                 p, q = a[kz, ky, kx], b[kz, ky, kx]
                 to[0] += friedel * (p.real * q.real + p.imag * q.imag)

@@ -11,7 +11,6 @@ from functools import lru_cache
 import numpy as np
 
 from mpirecon.kernels.cache import njit
-from mpirecon.kernels.fold import folded_pairs
 
 #: numbers of a grid point: re, im, weight
 _NUMBERS = 3
@@ -71,21 +70,6 @@ class Sphere:
         return out
 
 
-    def fold(self, grid: np.ndarray, out: np.ndarray, over) -> None:
-        """An accumulator → (size,) float32, what ``pack`` makes of it folded, without the whole of that.
-
-        over : as of ``fold_in_place``
-        """
-        p, width = self.padded, self.shape[2] * _NUMBERS
-        rows = np.arange(p) * width
-
-        def some(first: int, last: int) -> None:
-            for kz, plane in folded_pairs(grid, np.empty((2, p, width), grid.dtype), first, last):
-                _move_rows(plane.reshape(-1), rows, out, self.start[kz], self.length[kz])
-
-        over(p // 2 + 1, some)
-
-
 @dataclass(frozen=True, eq=False)
 class Packed:
     """A folded accumulator of which a sphere is kept; values : (sphere.size,) float32."""
@@ -100,34 +84,19 @@ class Packed:
     def __len__(self) -> int:
         return self.sphere.padded
 
-    def rows(self, first: int, last: int, side: int | None = None) -> np.ndarray:
+    def rows(self, first: int, last: int) -> np.ndarray:
         """As ``rows_of``."""
         p, _, width, numbers = self.shape
-        start, length = (part[:, first:last] for part in (self.sphere.start, self.sphere.length))
-        if side is not None:
-            width = side // 2 + 1
-            start, length = lowest(start, side), np.minimum(lowest(length, side), numbers * width)
-        out = np.zeros((len(start), last - first, width, numbers), np.float32)
-        start, length = (np.ascontiguousarray(part).reshape(-1) for part in (start, length))
+        out = np.zeros((p, last - first, width, numbers), np.float32)
+        start, length = (np.ascontiguousarray(part[:, first:last]).reshape(-1)
+                         for part in (self.sphere.start, self.sphere.length))
         _move_rows(self.values, start, out.reshape(-1), np.arange(start.size) * (width * numbers), length)
         return out
 
 
-def lowest(along: np.ndarray, side: int) -> np.ndarray:
-    """Those of the lowest frequencies along the first axis, which holds the negative ones last, of `side` such."""
-    return np.concatenate([along[: side // 2 + 1], along[len(along) - (side - side // 2 - 1) :]])
-
-
-def rows_of(folded: np.ndarray | Packed, first: int, last: int, side: int | None = None) -> np.ndarray:
-    """The rows ky first … last − 1 of sums, whole or packed, (p, last − first, p//2 + 1, 3) float32.
-
-    side : of a smaller grid of the lowest frequencies, of whose kz and kx the rows are wanted: (side, last − first,
-        side//2 + 1, 3)
-    """
-    if isinstance(folded, Packed):
-        return folded.rows(first, last, side)
-    rows = folded[:, first:last]
-    return rows if side is None else lowest(rows[:, :, : side // 2 + 1], side)
+def rows_of(folded: np.ndarray | Packed, first: int, last: int) -> np.ndarray:
+    """The rows ky first … last − 1 of sums, whole or packed, (p, last − first, p//2 + 1, 3) float32."""
+    return folded.rows(first, last) if isinstance(folded, Packed) else folded[:, first:last]
 
 
 def numbers_of(folded: np.ndarray | Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -137,3 +106,28 @@ def numbers_of(folded: np.ndarray | Packed) -> tuple[np.ndarray, np.ndarray, np.
         return folded.values, folded.sphere.start, folded.sphere.length
     whole = Sphere.of(len(folded), np.inf)
     return folded.reshape(-1), whole.start, whole.length
+
+
+def add_middle(folded: np.ndarray | Packed, out: np.ndarray, sign: int = 1, to: np.ndarray | None = None) -> None:
+    """Add the lowest frequencies of sums (p, p, p//2 + 1, 3) to those of a smaller grid, or take them from these.
+
+    out : (q, q, q//2 + 1, 3) float32
+    to : what they are added to, if it is to stay: `out` is overwritten then
+    """
+    to = out if to is None else to
+    _add_middle(*numbers_of(folded), np.float32(sign), to.reshape(-1), out.reshape(-1), len(out))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_middle(values, start, length, sign, to, out, q):
+    row, beyond = _NUMBERS * (q // 2 + 1), start.shape[0] - q
+    for kz in range(q):
+        z = kz if kz <= q // 2 else kz + beyond  # from zero up, and the negative ones
+        for ky in range(q):
+            y = ky if ky <= q // 2 else ky + beyond
+            a, b = start[z, y], (kz * q + ky) * row
+            here = min(length[z, y], row)
+            for j in range(here):
+                out[b + j] = to[b + j] + sign * values[a + j]
+            for j in range(here, row):
+                out[b + j] = to[b + j]

@@ -9,8 +9,9 @@ from scipy.stats import special_ortho_group
 
 from mpirecon.backend.cpu import Batch, CpuBackend
 from mpirecon.cli import run as mpirecon
+from mpirecon.kernels.sphere import add_middle
 from mpirecon.model.aberrations import Aberrations
-from mpirecon.operators.coarse import add_middle, coarse_box, coarse_projection
+from mpirecon.operators.coarse import coarse_box, coarse_projection
 from mpirecon.operators.fourier import padded_size
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations

@@ -11,7 +11,7 @@ from test_cuda_kernels import (PLAIN_OPTICS, f4, f8, i4, i8, image_arguments, k_
 from mpirecon.kernels.ctf import evaluate_aberrated_ctf
 from mpirecon.kernels.cuda_arguments import ctf_arguments, frequencies, shift_arguments
 from mpirecon.kernels.fold import extend, extended_shape, fold
-from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum
+from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum, shell_points
 from mpirecon.kernels.translate import scatter_translated, translate_samples
 from mpirecon.model import make_ctf
 from mpirecon.operators.ctf import ctf_coefficients
@@ -143,8 +143,8 @@ def test_radial_kernels_are_the_twins(p, ratio):
     folded[1, 2, 3] = 0
     spectrum = random_like(folded.shape[:3], np.complex64, 2)
     ridge = np.array([0.5, 0.0, 2.0, 0.0])
-    total, count = np.zeros((2, 4))
-    radial_sum(folded.reshape(p, p, -1), 3, 2, ratio, total, count)
+    total, count = np.zeros(4), shell_points(p, ratio, 4)
+    radial_sum(folded.reshape(p, p, -1), 3, 2, ratio, total)
     parts = np.full((2, p, 4), np.nan)
     run("radial_sum", p, folded, i4(3), i4(2), i4(p), f8(ratio), i4(4), parts[0], parts[1], threads=32, shared=64)
     np.testing.assert_allclose(parts.sum(axis=1), [total, count], rtol=1e-12)

@@ -12,7 +12,7 @@ from mpirecon.kernels.ctf import evaluate_ctf
 from mpirecon.kernels.fold import extend, extended_shape, fold, fold_in_place
 from mpirecon.kernels.gridding import MARGIN, kernel_table, kernel_transform
 from mpirecon.kernels.project import make_project
-from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum
+from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum, shell_points
 from mpirecon.kernels.statistics import (
     PLAIN,
     PREMULTIPLIED_RAW,
@@ -344,8 +344,8 @@ def shells_of(p, ratio, last):
 @pytest.mark.parametrize("p, ratio", [(8, 2.0), (10, 2.0), (12, 12 / 5)])
 def test_radial_sum_counts_the_whole_grid(p, ratio):
     folded = random_like((p, p, p // 2 + 1, 3), np.float32, 1)
-    total, count = np.zeros(4), np.zeros(4)
-    radial_sum(folded.reshape(p, p, -1), 3, 2, ratio, total, count)
+    total, count = np.zeros(4), shell_points(p, ratio, 4)
+    radial_sum(folded.reshape(p, p, -1), 3, 2, ratio, total)
     shell, friedel = shells_of(p, ratio, 3)
     np.testing.assert_array_equal(count, np.bincount(shell.ravel(), friedel.ravel()))
     np.testing.assert_allclose(total, np.bincount(shell.ravel(), (friedel * folded[..., 2]).ravel()), rtol=1e-6)

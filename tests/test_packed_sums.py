@@ -9,8 +9,7 @@ from scipy.stats import special_ortho_group
 
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.kernels.radial import divide_regularised, precondition, radial_sum, weight_sum
-from mpirecon.kernels.sphere import Packed, Sphere, rows_of
-from mpirecon.operators.coarse import add_middle
+from mpirecon.kernels.sphere import Packed, Sphere, add_middle, rows_of
 from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.in_place import half_of_real, map_of, real_of_half, transform_of
 from mpirecon.parallel.comm import SerialCommunicator
@@ -20,13 +19,16 @@ from mpirecon.validate.masks import SoftMask, soft_sphere
 
 
 def filled(backend, seed=0, stretch=1.0, memory=None, room=None):
-    """A folded accumulator of slices at random orientations, of all frequencies."""
+    """A folded accumulator of slices at random orientations, of all frequencies; one folded into room is empty then."""
     rng = np.random.default_rng(seed)
     plane, accumulator = backend.plane, backend.accumulator(memory)
+    assert not accumulator.any()
     rotation = stretch * special_ortho_group.rvs(3, size=40, random_state=seed)
     numerator = (rng.standard_normal((40, len(plane), 2)) @ [1, 1j]).astype(np.complex64)
     backend.projection.adjoint_add(accumulator, rotation, numerator, np.ones(numerator.shape, np.float32))
-    return backend.folded(accumulator, room)
+    folded = backend.folded(accumulator, room)
+    assert room is None or not accumulator.any()
+    return folded
 
 
 def packed(folded, reach):
@@ -56,11 +58,11 @@ def test_kernels_take_packed_sums_as_whole_ones():
     part, p, ratio = packed(folded, backend.reach), len(folded), backend.projection.ratio
     ridge = np.linspace(1, 2, backend.plane.shells + 1)
     spectra = np.zeros((2, p, p, p // 2 + 1), np.complex64)
-    sums = np.zeros((3, 2, len(ridge)))
+    sums = np.zeros((3, len(ridge)))
     for sum_, spectrum, total in zip((folded, part), spectra, sums):
         divide_regularised(sum_, ridge, ratio, spectrum)
-        weight_sum(sum_, ratio, *total)
-    radial_sum(folded.reshape(p, p, -1), 3, 2, ratio, *sums[2])
+        weight_sum(sum_, ratio, total)
+    radial_sum(folded.reshape(p, p, -1), 3, 2, ratio, sums[2])
     assert spectra[0].any()
     np.testing.assert_array_equal(spectra[1], spectra[0])
     np.testing.assert_array_equal(sums[1:], sums[:1].repeat(2, axis=0))
@@ -146,14 +148,21 @@ def test_accumulators_are_made_where_others_were():
     assert not np.shares_memory(backend.accumulator(folded.copy()), folded)
 
 
-@pytest.mark.parametrize("side", [6, 7, 11])
+@pytest.mark.parametrize("side", [6, 7, 11, 36])
 @pytest.mark.parametrize("whole", [True, False])
-def test_rows_of_the_lowest_frequencies(side, whole):
+def test_lowest_frequencies_are_added_and_taken_from(side, whole):
     folded = filled(CpuBackend(24, 2.0, padding=1.5, taps=3))
     k = np.arange(side)
     k[side // 2 + 1 :] -= side
     sums = folded if whole else packed(folded, CpuBackend(24, 2.0, padding=1.5, taps=3).reach)
-    np.testing.assert_array_equal(rows_of(sums, 1, 5, side), folded[k, 1:5, : side // 2 + 1])
+    middle = folded[k][:, k, : side // 2 + 1]
+    to = np.random.default_rng(3).standard_normal(middle.shape).astype(np.float32)
+    kept, out = to.copy(), np.full_like(to, np.nan)
+    add_middle(sums, out, -1, to)
+    np.testing.assert_array_equal(out, kept - middle)
+    np.testing.assert_array_equal(to, kept)
+    add_middle(sums, to)
+    np.testing.assert_array_equal(to, kept + middle)
 
 
 @pytest.mark.parametrize(("huge", "own"), [(False, False), (True, True)])

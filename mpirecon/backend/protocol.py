@@ -207,7 +207,7 @@ class Backend(ABC):
         where ``reducer`` sums there, else on the host.
 
         room : sums that are needed no more, which a backend with a `reach` may overwrite and return instead; the
-            accumulator is needed no more then
+            accumulator is empty then, as a new one
         """
 
     def symmetrise(self, folded, symmetry: Symmetry) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from mpirecon.kernels.fold import extended_shape, insert
-from mpirecon.kernels.sphere import Packed, rows_of
 from mpirecon.operators.fourier import SMALL_BOX, padded_size, planes_of, read_spectrum
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
@@ -21,9 +20,6 @@ _BEYOND = 2
 #: grid points between a sample and the farthest that its taps touch,
 #: and room for these on each side of a coarse map's grid
 _REACH, _AROUND = 3.5, 4
-
-#: rows ky of sums that are added at a time: they stay in a cache
-_ROWS = 16
 
 #: smallest fraction of the box: with fewer voxels there is nothing left to gain
 _SMALLEST = 0.25
@@ -76,21 +72,6 @@ class PairGrid:
             projection.grid(volume, self.values, which, 2, scale)
         else:
             set_middle(projection, volume, self.values, which, 2, scale)
-
-
-def add_middle(
-    folded: np.ndarray | Packed, out: np.ndarray, sign: int = 1, to: np.ndarray | None = None
-) -> None:
-    """Add the lowest frequencies of a folded accumulator (p, p, p//2 + 1, …) to a smaller one, or take them from it.
-
-    to : what they are added to, if it is to stay: `out` is overwritten then
-    """
-    q, change = len(out), np.add if sign > 0 else np.subtract
-    to = out if to is None else to
-    for begin, end, on in ((0, q // 2 + 1, 0), (q // 2 + 1, q, len(folded) - q)):  # from zero up, and the negative ones
-        for first in range(begin, end, _ROWS):
-            y = slice(first, min(first + _ROWS, end))
-            change(to[:, y], rows_of(folded, y.start + on, y.stop + on, q), out=out[:, y])
 
 
 def set_middle(projection: Projection, volume: np.ndarray, out: np.ndarray, which: int, maps: int,

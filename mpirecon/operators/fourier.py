@@ -62,25 +62,23 @@ def _fast(length: int) -> bool:
     return length == 1
 
 
-def _place(array: np.ndarray, axis: int, p: int) -> np.ndarray:
-    """Zero-pad one axis to p with its middle element (n // 2) moved to index 0."""
+def _place(array: np.ndarray, axis: int, p: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Zero-pad one axis to p with its middle element (n // 2) moved to index 0; into `out`, if given."""
     n = array.shape[axis]
     o = n // 2
-    shape = list(array.shape)
-    shape[axis] = p
-    out = np.zeros(shape, array.dtype)
+    if out is None:
+        out = np.empty((*array.shape[:axis], p, *array.shape[axis + 1 :]), array.dtype)
     lead = (slice(None),) * axis
     out[lead + (slice(0, n - o),)] = array[lead + (slice(o, n),)]
+    out[lead + (slice(n - o, p - o),)] = 0
     out[lead + (slice(p - o, p),)] = array[lead + (slice(0, o),)]
     return out
 
 
-def _crop(array: np.ndarray, axis: int, n: int) -> np.ndarray:
-    """The transpose of ``_place``."""
-    p = array.shape[axis]
-    o = n // 2
-    lead = (slice(None),) * axis
-    return np.concatenate([array[lead + (slice(p - o, p),)], array[lead + (slice(0, n - o),)]], axis=axis)
+def _cropped(array: np.ndarray, axis: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The transpose of ``_place``, in its two parts: the elements before the middle one, n // 2, and the others."""
+    p, o, lead = array.shape[axis], n // 2, (slice(None),) * axis
+    return array[lead + (slice(p - o, p),)], array[lead + (slice(0, n - o),)]
 
 
 def planes_of(volume: np.ndarray, p: int, threads: Threads | None = None, axis: np.ndarray | None = None) -> np.ndarray:
@@ -97,7 +95,10 @@ def planes_of(volume: np.ndarray, p: int, threads: Threads | None = None, axis: 
         if axis is not None:
             some = some * (axis[first:last, None, None] * (axis[:, None] * axis))
         a = scipy.fft.rfft(_place(some, 2, p), axis=2)
-        planes[first:last] = scipy.fft.fft(_place(a, 1, p), axis=1, overwrite_x=True)
+        part = _place(a, 1, p, planes[first:last])
+        transformed = scipy.fft.fft(part, axis=1, overwrite_x=True)
+        if transformed is not part:  # it need not be in the same memory
+            part[:] = transformed
 
     in_pieces(n, p, transform, threads)
     return planes
@@ -110,9 +111,11 @@ def volume_of(planes: np.ndarray, threads: Threads | None = None) -> np.ndarray:
     own = planes.reshape(n, -1).view(np.float32)[:, : n * n]  # each plane's result, where its transform began
 
     def some(first: int, last: int) -> None:
+        out, o = own[first:last].reshape(-1, n, n), n // 2
         a = scipy.fft.ifft(planes[first:last], axis=1, norm="forward")
-        real = _crop(scipy.fft.irfft(_crop(a, 1, n), n=p, axis=2, norm="forward"), 2, n)
-        own[first:last] = real.reshape(last - first, -1)
+        for rows, part in zip((slice(0, o), slice(o, n)), _cropped(a, 1, n)):
+            real = scipy.fft.irfft(part, n=p, axis=2, norm="forward")
+            out[:, rows, :o], out[:, rows, o:] = _cropped(real, 2, n)
 
     in_pieces(n, p, some, threads)
     flat = planes.reshape(-1).view(np.float32)
@@ -141,7 +144,7 @@ def write_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None 
     def some(first: int, last: int) -> None:
         spectrum = np.empty((p, last - first, planes.shape[2]), np.complex64)
         function(spectrum, first, last)
-        planes[:, first:last] = _back_along_z(spectrum, n)
+        _back_along_z(spectrum, planes[:, first:last])
 
     in_pieces(p, p, some, threads)
     return planes
@@ -155,7 +158,7 @@ def change_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None
     def some(first: int, last: int) -> None:
         spectrum = _along_z(planes, first, last)
         function(spectrum, first, last)
-        planes[:, first:last] = _back_along_z(spectrum, n)
+        _back_along_z(spectrum, planes[:, first:last])
 
     in_pieces(p, p, some, threads)
     return planes
@@ -165,8 +168,11 @@ def _along_z(planes: np.ndarray, first: int, last: int) -> np.ndarray:
     return scipy.fft.fft(_place(planes[:, first:last], 0, planes.shape[1]), axis=0, overwrite_x=True)
 
 
-def _back_along_z(spectrum: np.ndarray, n: int) -> np.ndarray:
-    return _crop(scipy.fft.ifft(spectrum, axis=0, norm="forward", overwrite_x=True), 0, n)
+def _back_along_z(spectrum: np.ndarray, out: np.ndarray) -> None:
+    """out : (n, …), overwritten; the spectrum is, too"""
+    n = len(out)
+    spectrum = scipy.fft.ifft(spectrum, axis=0, norm="forward", overwrite_x=True)
+    out[: n // 2], out[n // 2 :] = _cropped(spectrum, 0, n)
 
 
 def in_pieces(length: int, p: int, function: Callable[[int, int], None], threads: Threads | None) -> None:

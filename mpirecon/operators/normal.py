@@ -11,7 +11,7 @@ import numpy as np
 import scipy
 
 from mpirecon.kernels.gridding import kernel_transform
-from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, weight_sum
+from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, shell_points, weight_sum
 from mpirecon.kernels.sphere import Packed, rows_of
 from mpirecon.operators.equations import Equations
 from mpirecon.operators.fourier import change_spectrum, in_pieces, planes_of, read_spectrum, volume_of, write_spectrum
@@ -45,16 +45,15 @@ class NormalEquations(Equations):
 
     def shell_weight(self) -> np.ndarray:
         """Mean weight of each image shell, (shells + 1,) float64; the last entry is everything beyond."""
-        p = self.folded.shape[0]
+        p, ratio, shells = self.folded.shape[0], self.projection.ratio, self.shells + 1
         sums = {}
 
         def add(a: int, b: int) -> None:
-            sums[a] = np.zeros((2, self.shells + 1))
-            weight_sum(self.folded, self.projection.ratio, *sums[a], a, b)
+            sums[a] = np.zeros(shells)
+            weight_sum(self.folded, ratio, sums[a], a, b)
 
         self.projection.threads.over(p, add)
-        total, count = sum(sums[a] for a in sorted(sums))
-        return total / np.maximum(count, 1)
+        return sum(sums[a] for a in sorted(sums)) / np.maximum(shell_points(p, ratio, shells), 1)
 
     def ridge(
         self, ssnr: np.ndarray | None = None, floor: float = 1e-3, shell_weight: np.ndarray | None = None
@@ -79,8 +78,7 @@ class NormalEquations(Equations):
         volume = self._from_spectrum(
             lambda spectrum, a, b: divide_regularised(self.folded, ridge, ratio, spectrum, a, b)
         )
-        volume *= 1 / np.float32(p) ** 3
-        return self.projection.deapodise(volume)
+        return self.projection.deapodise(volume, 1 / np.float32(p) ** 3)
 
     def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5, each=lambda: None):
         """Preconditioned conjugate gradients from the direct solution; ``each()`` is called in every iteration.

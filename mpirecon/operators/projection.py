@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mpirecon.kernels.backproject import make_backproject, whole_slices
-from mpirecon.kernels.fold import extend, extended_shape, fold_in_place
+from mpirecon.kernels.fold import extend, extended_shape, fold_emptying, fold_in_place
 from mpirecon.kernels.gridding import kernel_table, kernel_transform
 from mpirecon.kernels.project import make_project
 from mpirecon.kernels.sphere import Packed
@@ -49,11 +49,14 @@ class Projection:
         farthest = float(np.hypot(self.plane.kx, self.plane.ky).max())
         return farthest * stretch * self.ratio + np.sqrt(3) * self.taps / 2 + 0.5
 
-    def deapodise(self, volume: np.ndarray) -> np.ndarray:
-        """Divide a (n, n, n) volume by the interpolation kernel's transform, in place; symmetric, its own adjoint."""
+    def deapodise(self, volume: np.ndarray, scale: np.float32 = np.float32(1)) -> np.ndarray:
+        """Multiply a (n, n, n) volume by `scale` and divide it by the interpolation kernel's transform, in place;
+        symmetric, its own adjoint."""
         a = 1 / self.apodisation
         plane = a[:, None] * a
         for z, values in enumerate(volume):
+            if scale != 1:
+                values *= scale
             values *= plane * a[z]
         return volume
 
@@ -127,9 +130,9 @@ class Projection:
 
     def folded(self, accumulator: np.ndarray, room: Packed | None = None) -> np.ndarray | Packed:
         """The accumulator on the half grid with Friedel mates added, (p, p, p//2 + 1, 3): in the accumulator's own
-        memory, which is overwritten, or in the room for what is not zero of it."""
+        memory, which is overwritten, or in the room for what is not zero of it, and the accumulator is empty again."""
         if room is not None:
-            room.sphere.fold(accumulator, room.values, self.threads.over)
+            fold_emptying(accumulator, room.sphere, room.values, self.threads.over)
             return room
         return fold_in_place(accumulator, self.threads.over)
 

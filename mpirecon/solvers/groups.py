@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.kernels.sphere import Packed, Sphere
-from mpirecon.operators.coarse import add_middle
+from mpirecon.kernels.sphere import Packed, Sphere, add_middle
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.pages import alone
 from mpirecon.parallel.slab import slab
@@ -36,6 +35,9 @@ class MapOf:
 
 
 WHOLE = MapOf((1, 2))
+
+#: numbers of sums that are added up at a time
+_PIECE = 2**16
 
 
 def half_map(half: int) -> MapOf:
@@ -126,12 +128,9 @@ class GroupStore:
         if side not in (None, self.shape[0]):
             return self._middle(made_of, root, side)
         groups = [group for group in self._slabs if made_of.contains(group)]
-        total = self._slabs.pop(groups[0]) if last else self._slabs[groups[0]]
-        for number, group in enumerate(groups[1:]):
-            if number or last:
-                total += self._slabs.pop(group) if last else self._slabs[group]
-            else:
-                total = total + self._slabs[group]
+        parts = [self._slabs.pop(group) if last else self._slabs[group] for group in groups]
+        total = added(parts, parts[0] if last or len(parts) == 1 else np.empty_like(parts[0]))
+        del parts
         return self._shaped(total if self.comm.size == 1 else self.comm.gather_slabs(total, self._size, root))
 
     def forget_low(self) -> None:
@@ -156,7 +155,7 @@ class GroupStore:
             return self._sums[all_of, side]
         parts = [self._slabs[group] for group in self._slabs if made_of.contains(group)]
         if self.comm.size > 1:
-            total = sum(parts[1:], parts[0])
+            total = added(parts, np.empty_like(parts[0]))
             parts = [self.comm.gather_slabs(total, self._size, root)]
         if parts[0] is None:
             return None
@@ -165,6 +164,18 @@ class GroupStore:
         if self.comm.size == 1:
             self._sums[all_of, side] = out
         return out
+
+
+def added(parts: list[np.ndarray], out: np.ndarray) -> np.ndarray:
+    """The sum of arrays (m,), in their order, in `out`, which may be the first: a piece after the other, each of which
+    stays in a cache."""
+    for first in range(0, len(out), _PIECE):
+        piece = slice(first, first + _PIECE)
+        if out is not parts[0]:
+            out[piece] = parts[0][piece]
+        for part in parts[1:]:
+            out[piece] += part[piece]
+    return out
 
 
 class MapSet:

@@ -134,24 +134,24 @@ class Engine:
         """
         weight = selection.weight * self.slab.given
         store = self._store(self._units(selection) if self.deterministic else None, room)
-        again = None
+        empty = again = None
         for group in self.slab.groups:
             with together(self.comm), self.timings("accumulate"):
                 visit = self.slab.rows(group)
                 skipped = len(visit)
                 visit = visit[weight[visit] > 0]
                 visit = visit if rows is None else visit[rows[visit]]
-                accumulator = self.backend.accumulator(again)
-                again = None
+                accumulator = self.backend.accumulator(again) if empty is None else empty
+                empty = again = None
                 for part, batch in self._visit(visit):
                     self._add(accumulator, batch, weight[part], *selection.expected_contrast(part))
                     self.pace.advance(len(part))
                 self.pace.advance(skipped - len(visit) if rows is None else 0)
                 folded = self._folded(accumulator, None if self.symmetry.sums_grid else store.room(group))
-                again = accumulator if isinstance(folded, Packed) else None
+                empty = accumulator if isinstance(folded, Packed) else None
                 del accumulator
             kept = self._put(store, group, folded)
-            again = folded if again is None and not kept else again
+            again = None if kept else folded
             del folded
         return store
 

@@ -11,7 +11,7 @@ import numpy as np
 import scipy
 
 from mpirecon.errors import UserError
-from mpirecon.kernels.radial import radial_sum
+from mpirecon.kernels.radial import radial_sum, shell_points
 from mpirecon.kernels.shells import correlate_shells, scale_shells
 from mpirecon.operators.in_place import map_of, transform_of, transforms_of
 from mpirecon.validate.masks import SoftMask
@@ -53,7 +53,9 @@ def shell_sum(half_transform: np.ndarray, box: int) -> np.ndarray:
     """Sums per shell of a real (…, box // 2 + 1) half-transform array over the full transform,
     (box // 2 + 1,) float64."""
     if half_transform.ndim == 3:
-        return _sums_and_counts(half_transform)[0]
+        total = np.zeros(box // 2 + 2)  # the last is of what lies beyond
+        radial_sum(half_transform, 1, 0, 1.0, total)
+        return total[:-1]
     shells, weight = shell_index(box, half_transform.ndim), friedel_weight(box)
     total = np.zeros(box // 2 + 1)
     for values, shell in zip(half_transform, shells):
@@ -64,17 +66,11 @@ def shell_sum(half_transform: np.ndarray, box: int) -> np.ndarray:
 @lru_cache(maxsize=8)
 def shell_count(box: int, ndim: int = 3) -> np.ndarray:
     """Samples of the full transform in each shell, (box // 2 + 1,) float64, read-only."""
-    shape = (box,) * (ndim - 1) + (box // 2 + 1,)
-    count = _sums_and_counts(np.zeros(shape, np.float32))[1] if ndim == 3 else shell_sum(np.ones(shape), box)
+    if ndim == 3:
+        return shell_points(box, 1.0, box // 2 + 2)[:-1]
+    count = shell_sum(np.ones((box,) * (ndim - 1) + (box // 2 + 1,)), box)
     count.setflags(write=False)
     return count
-
-
-def _sums_and_counts(values: np.ndarray) -> np.ndarray:
-    """Sums of a real half-transform array over each shell, and its samples, (2, n // 2 + 1)."""
-    sums = np.zeros((2, values.shape[2] + 1))  # the last of what lies beyond
-    radial_sum(values, 1, 0, 1.0, *sums)
-    return sums[:, :-1]
 
 
 def fsc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from mpirecon.kernels.sphere import Sphere, rows_of
-from mpirecon.operators.coarse import add_middle
+from mpirecon.kernels.sphere import Sphere, add_middle, rows_of
 from mpirecon.parallel.comm import get_communicator
 from mpirecon.solvers.groups import GroupStore, half_map, held_out_map
 
