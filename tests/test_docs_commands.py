@@ -1,8 +1,8 @@
 """The commands of README and docs run as written, in order, in a folder that holds the inputs they name.
 
-Only sizes are cut: simulated sets to 80 images of 24², paths to two steps, mpirun to 2 ranks in README's and the
-tutorial's first, to one process in the others. What needs a cluster, a second machine, a browser, the network or many
-minutes is in NOT_RUN, and its options are checked.
+Only sizes are cut: simulated sets to 80 images of 24², paths to two steps, runs to two iterations where the page does
+not say how many, mpirun to 2 ranks in README's and the tutorial's first, to one process in the others. What needs a
+cluster, a second machine, a browser, the network or many minutes is in NOT_RUN, and its options are checked.
 """
 
 from __future__ import annotations
@@ -151,8 +151,12 @@ def inputs(tmp_path_factory):
     return home
 
 
+#: as it is, also while a tool runs whose commands are shortened
+run_whole = command_line.run
+
+
 def run(words: list[str]) -> int:
-    return command_line.run([str(word) for word in words])
+    return run_whole([str(word) for word in words])
 
 
 def _blob(box: int) -> np.ndarray:
@@ -272,6 +276,16 @@ def test_scripts_run_as_written(page, number, scratch, capsys):
     exec(compile(scripts(page)[number], page.name, "exec"), {})
 
 
+def few_iterations(words: list[str]) -> list[str]:
+    """A command of mpirecon's, with two iterations where it leaves their number open, or as many as a search of poses
+    needs: what follows wants its files, not the best of maps."""
+    default = {"reconstruct": "l2", "null": "l2", "relion": "l2", "path": "posterior"}.get(words[1])
+    loss = words[words.index("--loss") + 1] if "--loss" in words else default
+    if loss in (None, "l2") or {"--iterations", "--job-star", "rescore", "sieve"} & set(words):  # the last have none
+        return words
+    return [*words, "--iterations", "4" if "--poses" in words else "2"]
+
+
 def shell_words(command: str) -> tuple[list[str], str | None]:
     """(words, file that stdout goes to), with the sizes of simulated sets cut."""
     words = shlex.split(command)
@@ -313,10 +327,10 @@ def execute(words: list[str], target: str | None, mpirun) -> tuple[int, str]:
     if words[0] == "mpirun":
         ranks, words = launched(words)
         if mpirun is not None:
-            result = mpirun(min(ranks, 2), ["-m", *words], cwd=Path.cwd())
+            result = mpirun(min(ranks, 2), ["-m", *few_iterations(words)], cwd=Path.cwd())
             return result.returncode, result.stdout + result.stderr
     if words[0] == "mpirecon":
-        out, err = io.StringIO(), io.StringIO()
+        words, out, err = few_iterations(words), io.StringIO(), io.StringIO()
         if target is not None:  # bytes go past sys.stdout
             result = subprocess.run([sys.executable, "-m", "mpirecon", *words[1:]], capture_output=True)
             Path(target).write_bytes(result.stdout)
@@ -339,11 +353,12 @@ def execute(words: list[str], target: str | None, mpirun) -> tuple[int, str]:
 
 
 def execute_here(tool: Path, words: list[str]) -> tuple[int, str]:
-    """Run a tool of Python's in this process."""
+    """Run a tool of Python's in this process; commands that it runs have few iterations, too."""
     said = io.StringIO()
     with (contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), pytest.MonkeyPatch.context() as there):
         there.setattr(sys, "argv", [str(tool), *words])
         there.syspath_prepend(str(tool.parent))
+        there.setattr(command_line, "run", lambda words: run_whole(few_iterations(["mpirecon", *words])[1:]))
         try:
             runpy.run_path(str(tool), run_name="__main__")
         except SystemExit as end:

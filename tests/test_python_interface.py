@@ -421,10 +421,12 @@ GALLERY = sorted((Path(__file__).parent.parent / "docs" / "gallery").glob("*.py"
 
 @pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
 def test_scripts_of_the_gallery_run(script, tmp_path, shared_data, monkeypatch):
-    """On small sets, where they simulate them."""
-    phantom, simulate = mr.phantom, mr.simulate
+    """On small sets, where they simulate them, and with few iterations, where they do not say how many."""
+    phantom, simulate, reconstruct = mr.phantom, mr.simulate, mr.reconstruct
     monkeypatch.setattr(mr, "phantom", lambda box, **options: phantom(min(box, 24), **options))
     monkeypatch.setattr(mr, "simulate", lambda volume, count, **options: simulate(volume, min(count, 300), **options))
+    monkeypatch.setattr(mr, "reconstruct", lambda particles, *given, loss="l2", **options: reconstruct(
+        particles, *given, loss=loss, **({} if loss == "l2" else {"iterations": 2}) | options))
     arguments = [shared_data / "ribo70s_real" / "particles.star"] if script.stem == "real_ribosomes" else []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(script), *map(str, arguments)])
