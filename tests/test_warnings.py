@@ -308,8 +308,11 @@ def test_one_is_the_loss_that_a_map_of_nothing_leaves(loss, premultiplied, tmp_p
         images = file["images"][...]
         np.random.default_rng(1).shuffle(images)  # no pose is right
         file["images"][...] = images * 1000
+    # of four: the first, without weights, those in between, and the last, that makes the map
+    few = [] if loss.startswith("l2") else ["--iterations", 4]
     for name, source in (("signal", path), ("noise", noise)):
-        for record in reconstruct(source, tmp_path / name, "--loss", *loss.split(), "--no-postprocess")["iterations"]:
+        options = ["--loss", *loss.split(), *few, "--no-postprocess"]
+        for record in reconstruct(source, tmp_path / name, *options)["iterations"]:
             held_out = record["loss_heldout"], record["loss_l2_heldout"]
             if name == "signal":
                 assert record["loss"] < held_out[0] < 0.99 and record["loss_l2"] < held_out[1] < 0.99
