@@ -3,6 +3,7 @@ multiplied with those of every loss, and 0 is not being there."""
 
 import json
 import shutil
+from functools import lru_cache
 
 import h5py
 import numpy as np
@@ -54,9 +55,21 @@ def difference(a, b):
     return np.linalg.norm(a.volume.array - b.volume.array) / np.linalg.norm(b.volume.array)
 
 
+@pytest.fixture
+def few_random_poses(monkeypatch):
+    """Of a part of the particles, as of large sets."""
+    monkeypatch.setattr("mpirecon.solvers.scoring.RANDOM_POSES", (40, 40))
+
+
+@pytest.fixture(scope="module")
+def without_weights(smaller):
+    """``without_weights(name)``: the smaller set's run, made once for all tests, which have few random poses."""
+    return lru_cache(lambda name: mr.reconstruct(smaller, **LOSSES[name]))
+
+
 @pytest.mark.parametrize("name", LOSSES)
-def test_equal_weights_change_nothing(smaller, name):
-    without = mr.reconstruct(smaller, **LOSSES[name])
+def test_equal_weights_change_nothing(smaller, few_random_poses, without_weights, name):
+    without = without_weights(name)
     equal = mr.reconstruct(smaller, weights=np.full(COUNT, 0.37), **LOSSES[name])
     np.testing.assert_array_equal(equal.volume.array, without.volume.array)
     assert equal.iterations == without.iterations
@@ -64,8 +77,7 @@ def test_equal_weights_change_nothing(smaller, name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_particle_of_weight_0_is_as_if_it_were_not_there(larger, smaller, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("mpirecon.solvers.scoring.RANDOM_POSES", (40, 40))  # a part of the particles, as of large sets
+def test_a_particle_of_weight_0_is_as_if_it_were_not_there(larger, few_random_poses, without_weights, tmp_path, name):
     spoilt = larger.save(tmp_path / "spoilt.h5")
     # images that a run would refuse, or that would spoil noise, gains and scores
     with h5py.File(spoilt.path, "r+") as file:
@@ -74,7 +86,7 @@ def test_a_particle_of_weight_0_is_as_if_it_were_not_there(larger, smaller, tmp_
         if name != "auto":
             file["optics_group"][COUNT + 5 :] = 2
     zero = mr.reconstruct(mr.open(spoilt.path), weights=np.arange(LEFT) < COUNT, **LOSSES[name])
-    absent = mr.reconstruct(smaller, **LOSSES[name])
+    absent = without_weights(name)
     assert difference(zero, absent) < 1e-6
     for a, b in zip(zero.iterations, absent.iterations, strict=True):
         # particles that are compared at other shifts are drawn by their numbers in the file
