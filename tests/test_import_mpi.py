@@ -49,7 +49,7 @@ def same(one, other) -> bool:
     return everything(one) == everything(other)
 
 
-@pytest.mark.parametrize(("ranks", "options"), [(2, []), (5, ["--plant-errors", "0.5", "--offset-error", "4",
+@pytest.mark.parametrize(("ranks", "options"), [(2, []), (3, ["--plant-errors", "0.5", "--offset-error", "4",
                                                               "--plant-by", "TomoParticleName"])])
 def test_ranks_write_what_one_rank_writes(cli, mpirun, tmp_path, ranks, options):
     star = odd_set(tmp_path)
