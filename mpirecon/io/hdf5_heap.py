@@ -44,8 +44,8 @@ def check_heaps(thing: h5py.HLObject, path: Path) -> None:
 def _addresses(header: bytes, size: int) -> set[int]:
     """All numbers of 8 bytes in a header that may be places in a file of `size` bytes."""
     header = header.ljust(8, b"\0")
-    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(header, np.uint8), 8)
-    numbers = np.ascontiguousarray(windows).view("<u8")[:, 0]
+    starts = range(min(8, len(header) - 7))  # they need not lie at multiples of 8
+    numbers = np.concatenate([np.frombuffer(header, "<u8", (len(header) - start) // 8, start) for start in starts])
     return set(numbers[(numbers >= _HEAD) & (numbers < max(size - _HEAD, 0))].tolist())
 
 
