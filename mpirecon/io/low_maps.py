@@ -34,11 +34,14 @@ class HalfMaps:
     ) -> None:
         self.comm, self.shell, self.last, self.half = comm, shell, last, half
         self.side = 2 * last + 3
-        k = matrices[:, 0, :, None] * kx + matrices[:, 1, :, None] * ky  # (m, 3, s) in x, y, z
+        k = matrices[:, 0, :, None] * kx  # (m, 3, s) in x, y, z
+        k += matrices[:, 1, :, None] * ky
         self._conjugate = k[:, 0] < 0
-        k = np.rint(np.where(self._conjugate[:, None], -k, k)).astype(np.int64)
-        middle = last + 1
-        self._voxel = (k[:, 2] + middle) * self.side**2 + (k[:, 1] + middle) * self.side + k[:, 0]
+        np.negative(k, out=k, where=self._conjugate[:, None])
+        np.rint(k, out=k)
+        middle = last + 1  # floats hold the numbers of voxels exactly
+        voxel = (k[:, 2] + middle) * self.side**2 + (k[:, 1] + middle) * self.side + k[:, 0]
+        self._voxel = voxel.astype(np.int64)
 
     def turned(self, y: np.ndarray) -> np.ndarray:
         """Samples (m, s) as those at the voxels of the half space."""
