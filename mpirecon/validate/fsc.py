@@ -166,12 +166,14 @@ def crossing(curve: np.ndarray, threshold: float, box: int, pixel_size: float) -
     None when it never does. Shell 0, the maps' mean, counts as 1: a curve that is below from the first shell on
     gives a resolution longer than the box.
     """
-    curve = np.nan_to_num(np.array(curve, dtype=np.float64))
+    curve = np.array(curve, dtype=np.float64)
+    if not np.isfinite(curve).all():
+        curve = np.nan_to_num(curve)
     curve[0] = 1.0
-    below = np.flatnonzero(curve < threshold)
-    if not below.size:
+    below = curve < threshold
+    s = int(below.argmax())
+    if not below[s]:
         return None
-    s = int(below[0])
     at = s - 1 + (curve[s - 1] - threshold) / (curve[s - 1] - curve[s])
     return box * pixel_size / at
 
