@@ -123,3 +123,10 @@ def test_halves_that_part_families_are_reported_and_few_families_refused(cli, tm
     path = with_families(tmp_path / "s.h5", tmp_path / "g.h5", half.astype(int))
     done = cli("reconstruct", path, "-o", tmp_path / "two", "--loss", "sorted", "--keep", "0.7")
     assert done.returncode == 1 and "half set 1 has 1 particles, fewer than --folds 4" in done.stderr
+    assert "Use --folds 1\n" in done.stderr
+    with h5py.File(path, "a") as file:
+        file["half"][:] = 1
+    for loss in ((), ("--loss", "sorted", "--keep", "0.7")):  # a half set of no family needs new half sets, not folds
+        done = cli("reconstruct", path, "-o", tmp_path / "two", *loss)
+        assert (done.returncode == 1 and "half set 2 is empty (40 particles in all)" in done.stderr
+                and "--new-halves" in done.stderr and "--folds" not in done.stderr)

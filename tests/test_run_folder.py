@@ -48,6 +48,21 @@ def results(folder):
             and name != "checkpoint.h5"}
 
 
+@pytest.mark.parametrize(("command", "options"), [
+    ("reconstruct", ("--controls", "--loss", "sorted", "--keep", "0.7")), ("reconstruct", ("--no-postprocess",)),
+    ("null", ()), ("path", ("--iterations", "1", "--no-null"))])
+def test_a_command_lists_all_that_it_wrote(tmp_path, capsys, command, options):
+    """Of particles with simulated errors, which have a table more."""
+    source, out = tmp_path / "p.h5", tmp_path / "out"
+    assert run(["simulate", "--phantom", "--particles", "160", "--box", "16", "--pixel-size", "8", "--snr", "1", "-q",
+                "--error-rate", "0.3", "-o", str(source)]) == 0
+    run([command, str(source), "-o", str(out), *options])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(f"wrote {out}"))
+    listed = line.rpartition(": ")[2].split(", ")
+    assert len(set(listed)) == len(listed) and listed[-1] == "logs/"
+    assert {name.rstrip("/") for name in listed} == {path.name for path in out.iterdir() if path.name[0] != "."}
+
+
 # a run that fails
 
 

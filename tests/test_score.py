@@ -160,10 +160,12 @@ def test_any_number_of_ranks_gives_the_serial_table(particles, tmp_path, cli, mp
 def test_what_cannot_be_compared_is_refused_on_all_ranks(particles, tmp_path, mpirun, cli):
     folder = mr.reconstruct(particles, tmp_path / "run").folder
     mr.phantom(32, SIZE).write(tmp_path / "large.mrc")
-    mr.Volume(np.zeros((BOX,) * 3, np.float32), SIZE).write(tmp_path / "zero.mrc")
+    for name, value in (("zero", 0), ("constant", 2.5)):
+        mr.Volume(np.full((BOX,) * 3, value, np.float32), SIZE).write(tmp_path / f"{name}.mrc")
     with mrcfile.new(tmp_path / "nan.mrc", np.full((BOX,) * 3, np.nan, np.float32)) as file:
         file.voxel_size = SIZE
-    for name, words in (("large", "has a box of 32 pixels"), ("zero", "zero.mrc is 0 everywhere"), ("nan", "NaN"),):
+    for name, words in (("large", "has a box of 32 pixels"), ("zero", "zero.mrc is constant"),
+                        ("constant", "constant.mrc is constant"), ("nan", "NaN")):
         with pytest.raises(mr.UserError, match=words):
             mr.score(folder / "half1.mrc", tmp_path / f"{name}.mrc", particles)
     done = mpirun(2, ["-m", "mpirecon", "score", folder / "half1.mrc", tmp_path / "large.mrc", particles.path, "-o",

@@ -46,29 +46,30 @@ class Kind:
     def finished_in(self, folder: Path) -> bool:
         """Whether results of this kind are in a folder, all of them."""
         path = folder / self.marker
-        if not path.exists():
-            return False
-        if all(other is self or other.marker != self.marker for other in KINDS):
-            return True
+        if not path.exists() or all(other is self or other.marker != self.marker for other in KINDS):
+            return path.exists()
         try:
             found = json.loads(path.read_text(encoding="utf-8")).get("kind")
         except (OSError, ValueError, AttributeError):
             found = None
         return found == self.kind
 
+    def left_in(self, folder: Path) -> str:
+        """What a run that has just finished left in its folder, in words."""
+        return ", ".join([*(n for n in self.files if n != self.marker and (folder / n).exists()), self.marker, "logs/"])
+
 
 RECONSTRUCTION = Kind("reconstruction", MARKERS[0], (
     "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "sharpened.mrc", "discarded.mrc",
-    "locres.mrc", "locres_filtered.mrc", "fsc.csv", "views.csv",
-    "detection.csv", "particles.h5", "report.html", LINKED, CHECKPOINT,
+    "locres.mrc", "locres_filtered.mrc", "fsc.csv", "views.csv", "detection.csv", "particles.h5", "report.html", LINKED,
+    CHECKPOINT,
 ))  # fmt: skip
 
 NULL = Kind("null run", MARKERS[1], ("null.json", "fsc.csv", LINKED))
 
 PATH = Kind("path", MARKERS[0], (
     "summary.json", "path.csv", "fsc.csv", "views.csv", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc",
-    "particles.h5", "report.html",
-    LINKED, CHECKPOINT,
+    "particles.h5", "report.html", LINKED, CHECKPOINT,
 ), kind="path")  # fmt: skip
 
 KINDS = (RECONSTRUCTION, NULL, PATH)

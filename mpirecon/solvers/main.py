@@ -18,7 +18,7 @@ from mpirecon import __version__
 from mpirecon.io.inputs import given
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.run_folder import LINKED, RECONSTRUCTION
+from mpirecon.io.run_folder import RECONSTRUCTION
 from mpirecon.io.run_log import LISTED, launcher_environment, user_name, usually_listed
 from mpirecon.model.choices import check_choice
 from mpirecon.parallel.agree import run_first
@@ -170,7 +170,4 @@ def _conclude(console, folder: Path, summary: dict) -> None:
         console.warn(f"{len(skipped)} bad images were skipped: particles {shown}")
     for text in summary["warnings"]:
         console.warn(text)
-    made = ", ".join(name for name in ("mask.mrc", "sharpened.mrc", "discarded.mrc", LINKED)
-                     if (folder / name).exists())
-    console.say(f"wrote {folder}: volume.mrc, half1.mrc, half2.mrc, {made + ', ' if made else ''}fsc.csv, views.csv, "
-                "particles.h5, summary.json, report.html, logs/")
+    console.say(f"wrote {folder}: {RECONSTRUCTION.left_in(folder)}")

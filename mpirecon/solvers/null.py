@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mpirecon.io.run_folder import LINKED, NULL
+from mpirecon.io.run_folder import NULL
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import write_summary
 from mpirecon.operators.background import Background
@@ -47,8 +47,7 @@ def run_null(
         place.commit()
     verdict = comm.bcast(result["verdict"] if comm.rank == 0 else None)
     console.say(verdict.sentence())
-    linked = f"{LINKED}, " if (place.path / LINKED).exists() else ""
-    console.say(f"wrote {place.path}: null.json, fsc.csv, {linked}logs/")
+    console.say(f"wrote {place.path}: {NULL.left_in(place.path)}")
     return verdict.passed
 
 

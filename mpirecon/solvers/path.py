@@ -102,8 +102,7 @@ def _conclude(console, folder: Path, summary: dict) -> None:
         console.say(summary["null"]["sentence"])
     for text in summary["warnings"]:
         console.warn(text)
-    console.say(f"wrote {folder}: path.csv, particles.h5, volume.mrc, half1.mrc and half2.mrc of the best step, "
-                "fsc.csv, summary.json, report.html, logs/")
+    console.say(f"wrote {folder}, maps and particles those of the best step: {PATH.left_in(folder)}")
 
 
 class _Path:

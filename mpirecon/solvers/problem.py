@@ -102,7 +102,6 @@ class Problem:
         slab, groups, parted = _particles(comm, file, config, relative, threads)
         if given is not None:
             console.say(f"  {given.sentence()}")
-        _check_halves(comm, file, config, slab)
         if parted:
             console.warn(parted)  # at once, for the run may be long, and in the report
         placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
@@ -183,6 +182,7 @@ def _particles(comm: Communicator, file: ParticleFile, config: Config, weights, 
         comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed, weights, shares, threads)
     )
     slab.agree_on_noise_groups(comm)
+    _check_halves(comm, file, config, slab)  # groups of none say less
     return slab, *_groups(comm, file, config, slab)
 
 
@@ -289,8 +289,13 @@ def _folds_of_groups(
     for half, of_half in ((1, first), (2, last)):
         if (some := int((of_half == half).sum())) < folds:
             raise UserError(f"{where}: half set {half} has {some} {what}, fewer than --folds {folds}; each fold is "
-                            f"scored against the map of the others. Use --folds {max(some, 1)} or fewer")
+                            f"scored against the map of the others. Use --folds {_at_most(some)}")
     return folds_of_groups(first, folds), parted
+
+
+def _at_most(folds: int) -> str:
+    """So many folds or fewer, of which there is at least one."""
+    return f"{folds} or fewer" if folds > 1 else "1"
 
 
 def _check_halves(comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab) -> None:
@@ -305,5 +310,5 @@ def _check_halves(comm: Communicator, file: ParticleFile, config: Config, slab: 
         if count < config.scoring_folds:
             raise UserError(
                 f"{file.path}: half set {half} has {count} particles, fewer than --folds {config.folds}; each fold is "
-                f"scored against the map of the others. Use --folds {max(int(counts.min()), 1)} or fewer, or --loss l2"
+                f"scored against the map of the others. Use --folds {_at_most(int(counts.min()))}, or --loss l2"
             )

@@ -194,8 +194,8 @@ def _finite(volume: Volume, name: str) -> np.ndarray:
     array = np.asarray(volume.to_numpy(), np.float32)
     if not np.isfinite(array).all():
         raise UserError(f"{name} holds NaN or infinity; particles cannot be compared with it")
-    if not array.any():
-        raise UserError(f"{name} is 0 everywhere; particles cannot be compared with it")
+    if not np.ptp(array) > 0:
+        raise UserError(f"{name} is constant; particles cannot be compared with it")
     return array
 
 

@@ -74,9 +74,9 @@ def compare_with_reference(
     except UserError as error:
         return AgainstReference(name, warnings=(f"{error}. The map was not compared with it",))
     array = np.nan_to_num(np.asarray(reference.to_numpy(), np.float32))
-    if not array.any():
+    if not np.ptp(array) > 0:
         return AgainstReference(
-            name, warnings=(f"the reference {name} is 0 everywhere; the map was not compared with it",)
+            name, warnings=(f"the reference {name} is constant; the map was not compared with it",)
         )
     ours = scipy.fft.rfftn(volume * mask)
     curve = fsc_of_transforms(ours, scipy.fft.rfftn(array * mask), box)
