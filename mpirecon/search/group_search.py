@@ -20,7 +20,7 @@ from mpirecon.search.fine import climb_together, turned
 from mpirecon.search.orientations import distance, grid
 from mpirecon.search.peaks import pick
 from mpirecon.search.pose_search import Band
-from mpirecon.search.searcher import TABLE, Searcher, magnification_of
+from mpirecon.search.searcher import TABLE, OtherSearcher, magnification_of
 from mpirecon.search.slices import cut, slice_grid
 
 #: as in pose_search: part of the finest period over the diameter that orientations are apart, and of the period that
@@ -178,20 +178,8 @@ def evidence_of(
 
 
 @dataclass(frozen=True)
-class GroupSearcher:
-    """How groups of images are searched, as a Searcher does single ones; like : Searcher, whose numbers are taken."""
-
-    like: Searcher
-
-    @property
-    def group(self) -> PointGroup:
-        return self.like.group
-
-    def mask(self, box: int) -> np.ndarray:
-        return self.like.mask(box)
-
-    def focused(self, volume: np.ndarray) -> np.ndarray:
-        return self.like.focused(volume)
+class GroupSearcher(OtherSearcher):
+    """How groups of images are searched, as a Searcher does single ones."""
 
     def search(self, reference: np.ndarray) -> GroupSearch:
         s = self.like

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.model.pose import Pose
-from mpirecon.model.symmetry import PointGroup
 from mpirecon.parallel.threads import Threads
 from mpirecon.search.acceptance import Amplitudes
 from mpirecon.search.fine import climb, displacement, sums_at
 from mpirecon.search.pose_search import Band
-from mpirecon.search.searcher import Searcher, magnification_of
+from mpirecon.search.searcher import OtherSearcher, magnification_of
 from mpirecon.search.slices import slice_grid
 
 #: what is found of an image: displacement of its peak, turn (radians, in the image's frame) and offset (pixels) ·
@@ -103,24 +102,13 @@ class Neighbourhood:
 
 
 @dataclass(frozen=True)
-class LocalSearcher:
+class LocalSearcher(OtherSearcher):
     """How images are compared with a map near their poses; what a Searcher is for all orientations.
 
-    like : Searcher, whose samples, noise and amplitudes are taken · moves : whether offsets are unknown
+    moves : whether offsets are unknown
     """
 
-    like: Searcher
     moves: bool
-
-    @property
-    def group(self) -> PointGroup:
-        return self.like.group
-
-    def mask(self, box: int) -> np.ndarray:
-        return self.like.mask(box)
-
-    def focused(self, volume: np.ndarray) -> np.ndarray:
-        return self.like.focused(volume)
 
     def search(self, reference: np.ndarray) -> Neighbourhood:
         volume = np.ascontiguousarray(reference, np.float32)

@@ -123,3 +123,20 @@ class Searcher:
         for name, values in columns.items():
             out[name] = values
         return out
+
+
+@dataclass(frozen=True)
+class OtherSearcher:
+    """One that searches otherwise; like : Searcher, whose samples, noise, amplitudes and masks are taken."""
+
+    like: Searcher
+
+    @property
+    def group(self) -> PointGroup:
+        return self.like.group
+
+    def mask(self, box: int) -> np.ndarray:
+        return self.like.mask(box)
+
+    def focused(self, volume: np.ndarray) -> np.ndarray:
+        return self.like.focused(volume)
