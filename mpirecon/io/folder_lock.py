@@ -14,6 +14,9 @@ from mpirecon.errors import UserError
 
 NAME = ".lock"
 
+#: what the name of a file begins with that lasts until all hosts have seen it
+SEEN = ".seen-"
+
 #: what a lock answers that somebody else holds; any other error means that this file system has no locks
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 

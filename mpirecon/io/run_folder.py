@@ -333,8 +333,8 @@ class RunFolder:
 
 
 def _is_temporary(name: str, kind: Kind) -> bool:
-    """Whether a file is a half-written one of a run that was killed (io.atomic)."""
-    return hidden_name_of(name) in kind.files
+    """Whether a file is one that a run was killed while it had it: half-written (io.atomic), or for hosts to see."""
+    return hidden_name_of(name) in kind.files or name.startswith(folder_lock.SEEN)
 
 
 def move(source: Path, target: Path) -> None:

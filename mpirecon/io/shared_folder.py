@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from mpirecon.errors import UserError
+from mpirecon.io.folder_lock import SEEN
 from mpirecon.parallel.agree import run_first
 from mpirecon.parallel.comm import Communicator
 
@@ -21,7 +22,7 @@ def refuse_unshared(comm: Communicator, folder: Path) -> None:
         return
 
     def left() -> Path:
-        path = folder / f".seen-{secrets.token_hex(8)}"
+        path = folder / f"{SEEN}{secrets.token_hex(8)}"
         path.touch()
         return path
 
