@@ -192,3 +192,16 @@ def test_a_search_of_poses_is_forecast():
     assert 50e6 < extra < 1e9
     assert seconds(searching, 1) > seconds(plain, 1) + 5000 * 2 * 0.4 * 0.01
     assert seconds(searching, 4) < seconds(searching, 1)
+
+
+@pytest.mark.parametrize("name", ["-s.h5", "two words.h5"])
+def test_the_command_to_take_runs_whatever_the_name_of_the_file_is(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "choose", lambda rows: (rows[0], next(row for row in rows if row.nodes)))
+    write(tmp_path / name, 40, 24)
+    here, job = (shlex.split(command.partition(" > ")[0])
+                 for command in told(f"./{name}", "--cores", "2", "--ram", "64G", "--iterations", "2")["commands"])
+    given = here[here.index("reconstruct") + 1:]
+    assert reconstruct.make_context("reconstruct", given).params["particles"].name == name
+    ran = CliRunner().invoke(group, job[1:])
+    assert ran.exit_code == 0 and shlex.quote(str(tmp_path / name)) in ran.stdout, ran.output

@@ -159,6 +159,14 @@ def test_odd_paths_reach_the_command_as_they_are(tmp_path, name, scheduler):
     subprocess.run([BASH, "-n"], input=text, text=True, check=True)
 
 
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_names_that_begin_with_a_dash(particles, tmp_path, monkeypatch, scheduler):
+    monkeypatch.chdir(tmp_path)
+    Path("-s.h5").symlink_to(particles)
+    text, _ = job(scheduler, "./-s.h5", "-o", "./-run")
+    assert f" reconstruct {tmp_path}/-s.h5 -o " in text and f"output={tmp_path}/-run\n" in text
+
+
 @pytest.mark.parametrize("name", ["a\nb", "a\n#BSUB -P other", "a\tb", "a\x7fb"])
 def test_control_characters_in_paths_are_refused(name, tmp_path):
     with pytest.raises(UserError, match="control character"):

@@ -199,6 +199,18 @@ def test_a_job_whose_folder_is_a_file_says_so(project, cli):
     assert Path("file").read_text() == "kept"
 
 
+def test_names_that_options_might_be_reach_the_reconstruction_as_files(project, cli):
+    shutil.copy("Refine3D/job010/run_data.star", "-p.star")
+    shutil.copy("MaskCreate/job011/mask.mrc", "auto")
+    words = ["--in_parts", "./-p.star", "--mask", "./auto", "--loss", "l2", "--iterations", 1]
+    done = cli("relion", "--o", "./-job/", *words)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(Path("-job/run/summary.json").read_text())
+    np.testing.assert_array_equal(mrcfile.read("-job/mask.mrc"), mrcfile.read("auto"))
+    assert " reconstruct ./-p.star -o ./-job/run " in told["command"] and " --mask ./auto " in told["command"]
+    assert "is finished, and was asked for the same" in cli("relion", "--o", "./-job/", *words).stdout
+
+
 def test_what_the_job_reads_is_not_replaced_by_what_it_writes(project):
     shutil.copy("Refine3D/job010/run_data.star", JOB / "particles.star")
     before = (JOB / "particles.star").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import click
 
@@ -13,6 +14,7 @@ from mpirecon.cli.options import COUNT, EXISTING_FILE, POSITIVE, Whole
 from mpirecon.cli.reading import READING, glance, reading_of
 from mpirecon.cli.terminal import fold, table_lines, width
 from mpirecon.errors import UserError
+from mpirecon.io.file_names import as_argument
 
 #: options of reconstruct that memory or time depend on
 SHARED = (
@@ -162,14 +164,14 @@ def _commands(ctx, file, node, single, several) -> list[str]:
         usual = single.threads == (node.cores if single.ranks == 1 else 1)
         threads = [] if usual else ["--threads", str(single.threads)]
         start = f"mpirun -n {single.ranks} " if single.ranks > 1 else ""
-        found.append(f"{start}{shlex.join(['mpirecon', 'reconstruct', str(file), '-o', 'run1', *threads, *given])}")
+        found.append(f"{start}{shlex.join(['mpirecon', 'reconstruct', as_argument(file), '-o', 'run1', *threads, *given])}")
     if several:
         threads = ["--threads", str(several.threads)] if several.threads > 1 else []
         words = [
             "mpirecon",
             "job",
             "slurm",
-            str(file),
+            as_argument(file),
             "-o",
             "run1",
             "--nodes",
@@ -192,9 +194,15 @@ def _given(ctx) -> list[str]:
             value = ctx.params[param.name]
             value = f"{value // 2**10}K" if param.name == "memory" and value else value
             for one in value if param.multiple else [value]:
-                words += [param.opts[0]] if param.is_flag else [param.opts[0],
-                                                                "=".join(one) if isinstance(one, tuple) else str(one)]
+                words += [param.opts[0]] if param.is_flag else [param.opts[0], _word(one)]
     return words
+
+
+def _word(value) -> str:
+    """The value of an option, as it is given."""
+    if isinstance(value, Path):
+        return as_argument(value)
+    return "=".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _advice(rows, single, several, commands):

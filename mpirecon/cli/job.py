@@ -14,6 +14,7 @@ from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, COUNT, EXISTING_FILE, refuse_existing
 from mpirecon.cli.reading import glance, reading_of
 from mpirecon.errors import UserError
+from mpirecon.io.file_names import as_argument
 
 
 @click.command("job", cls=DocumentedCommand)
@@ -98,7 +99,7 @@ def _task(particles, output, options):
     from mpirecon.parallel.threads import MOST_KEPT
     from mpirecon.solvers.config import Config
 
-    arguments = [str(particles), "--output", str(output), *options]
+    arguments = [as_argument(particles), "--output", as_argument(output), *options]
     try:
         above = click.get_current_context(silent=True)
         asked = reconstruct.make_context("reconstruct", arguments, parent=above and above.find_root()).params

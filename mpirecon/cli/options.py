@@ -107,7 +107,8 @@ class FileOr(click.ParamType):
         if value is None or str(value) == self.word:
             return value
         try:
-            return EXISTING_FILE.convert(value, param, ctx)
+            found = EXISTING_FILE.convert(value, param, ctx)
+            return found.absolute() if str(found) == self.word else found  # Path has dropped the "./" given
         except click.BadParameter as error:
             self.fail(f"{error.message}{did_you_mean(str(value), [self.word])}", param, ctx)
 

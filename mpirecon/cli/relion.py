@@ -15,6 +15,7 @@ from mpirecon.cli import reconstruct
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import COUNT, EXISTING_FILE, ANY_PATH
 from mpirecon.errors import UserError
+from mpirecon.io.file_names import as_argument
 
 #: options of reconstruct that the job gives itself, or has no use for
 _NOT_PASSED = {"particles", "output", "overwrite", "resume", "threads", "dry_run", "checkpoint_signal"}
@@ -84,7 +85,7 @@ def _words(option: click.Option, value) -> list[str]:
     """An option as it was given, as words for reconstruct."""
     if option.is_flag:
         return [option.opts[0]]
-    return [word for one in (value if option.multiple else [value]) for word in (option.opts[0], str(one))]
+    return [word for one in (value if option.multiple else [value]) for word in (option.opts[0], as_argument(one) if isinstance(one, Path) else str(one))]
 
 
 def _template(ctx, param, value):
@@ -121,7 +122,7 @@ def _run(ctx, o, in_parts, in_mask, in_3dref, in_movies, in_mics, in_coords, ran
             for name, given in (("in_movies", in_movies), ("in_mics", in_mics), ("in_coords", in_coords)):
                 if given:
                     click.echo(f"--{name} {given} is not used: particles with poses need no others")
-            words = [*ctx.meta["words"], *(["--mask", str(in_mask)] if in_mask else []), *_reference(in_3dref)]
+            words = [*ctx.meta["words"], *(["--mask", as_argument(in_mask)] if in_mask else []), *_reference(in_3dref)]
             threads = max(1, j // ranks)
             code = _reconstruct(job, in_parts, in_mask or mask, words, supervisor, ranks, threads, launcher, overwrite,
                                 grace)
@@ -142,7 +143,7 @@ def _reference(given: str | None) -> list[str]:
     if not Path(given).is_file():
         click.echo(f"--in_3dref {given} is not used: there is no such file", err=True)
         return []
-    return ["--reference", given]
+    return ["--reference", as_argument(given)]
 
 
 def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launcher, overwrite, grace) -> int:
@@ -156,7 +157,7 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     reference = words[words.index("--reference") + 1] if "--reference" in words else None
     refuse_inputs(job.targets(), given(particle_table=particles, mask=mask if mask != "auto" else None,
                                        reference=reference))
-    asked = ["reconstruct", str(particles), "-o", str(job.run), *words]
+    asked = ["reconstruct", as_argument(particles), "-o", as_argument(job.run), *words]
     how = _how(job.run, asked, overwrite, [path for path in (particles, mask, reference) if path not in (None, "auto")])
     if how is None:
         click.echo(f"the run in {job.run} is finished, and was asked for the same: its results are exported again")

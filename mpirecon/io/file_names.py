@@ -1,4 +1,4 @@
-"""Names of files: as tables spell them, and those under which nothing can be written."""
+"""Names of files: as tables and command lines spell them, and those under which nothing can be written."""
 
 from __future__ import annotations
 
@@ -12,10 +12,22 @@ from mpirecon.errors import UserError
 _KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"),
           (stat.S_ISCHR, "a device"))
 
+#: words that options take instead of a file
+_WORDS = {"auto", "none"}
+
 
 def as_file_name(text: str) -> str:
     """The name by which this system knows a file that a table names. Tables are UTF-8, whatever the locale is."""
     return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def as_argument(path: str | os.PathLike) -> str:
+    """A path as a word of a command line, which takes it for no option and for no word such as "auto".
+
+    Path drops the "./" that was given before such a name.
+    """
+    text = os.fspath(path)
+    return f"./{text}" if text.startswith("-") or text in _WORDS else text
 
 
 def refuse_odd_target(path: Path) -> None:

@@ -8,6 +8,7 @@ from html import escape
 
 import numpy as np
 
+from mpirecon.io.file_names import as_argument
 from mpirecon.report import particle_charts, pieces
 from mpirecon.report.charts import FSC_STYLE, KIND_COLOURS, KINDS, fsc_chart, loss_charts
 from mpirecon.report.pictures import map_panel
@@ -47,8 +48,9 @@ def mask_label(summary: Mapping) -> str:
 
 def _map(run: RunFiles) -> str:
     picture = map_panel(run.maps["volume"], run.summary["particles"]["pixel_size"], "volume.mrc")
+    volume = shlex.quote(as_argument(run.folder / "volume.mrc"))
     words = ("volume.mrc, filtered by the half-map FSC: central slices above, projections below. To page through "
-             f"slices and rotate its surface: mpirecon view {shlex.quote(str(run.folder / 'volume.mrc'))} --open")
+             f"slices and rotate its surface: mpirecon view {volume} --open")
     return pieces.section("Map", pieces.figure(picture, words), wide=False, fact="map")
 
 

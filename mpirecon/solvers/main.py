@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon import __version__
+from mpirecon.io.file_names import as_argument
 from mpirecon.io.inputs import given
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
@@ -151,8 +152,9 @@ def _command() -> str:
     program, name = Path(sys.argv[0]), "mpirecon"
     if program.name == "__main__.py":
         name = "python -m mpirecon"
-    return " ".join([name if name == program.name or program.name == "__main__.py" else str(program),
-                     shlex.join(sys.argv[1:])])
+    if program.name not in ("__main__.py", name):
+        name = shlex.quote(as_argument(program))
+    return f"{name} {shlex.join(sys.argv[1:])}"
 
 
 def _conclude(console, folder: Path, summary: dict) -> None:
