@@ -10,12 +10,15 @@ for mpi in OMPI PRTE; do
 done
 
 output=@{output}
+# the run keeps it in its summary.json, by which a job knows a run as its own
+export MPIRECON_JOB="${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-${JOB_ID:-}}}}"
 more=(@{overwrite})
 if [ -e "$output/checkpoint.h5" ] || [ -e "$output/unfinished/summary.json" ]; then
     more=(--resume) # what was ended on its way to its place is put there
-elif restarted; then
-    more=(--overwrite) # lost before its first checkpoint
-fi
+elif restarted && [ "$MPIRECON_JOB" ] && grep -qsF "\"MPIRECON_JOB\": \"$MPIRECON_JOB\"" "$output/summary.json"; then
+    echo "this job was started again, and has finished its run in $output before"
+    exit 0
+fi # a run that was lost before its first checkpoint begins again by itself; one that another job finished stays
 written() {
     ls "$output" > /dev/null 2>&1 # for caches of network file systems
     stat -c %y "$output/$1" 2> /dev/null

@@ -12,7 +12,7 @@
 cd "$PBS_O_WORKDIR" || exit 1
 
 # PBS does not let a job put itself back, so the script submits itself once more, to start when this job has ended.
-restarted() { false; }
+restarted() { [ "${PBS_ENVIRONMENT:-}" = PBS_BATCH ]; } # it does not say; other jobs are interactive
 requeue() { qsub -W depend=afterany:"$PBS_JOBID" "$0"; }
 
 # PBS sends no signal ahead of the time limit: this clock does.

@@ -160,7 +160,55 @@ def test_after_a_lost_node_without_checkpoint_it_starts_anew(tmp_path):
     wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    assert (tmp_path / "calls").read_text() == "--overwrite\n"
+    assert (tmp_path / "calls").read_text() == "\n"  # reconstruct begins again by itself
+
+
+#: what schedulers say of a job and of its being started again
+STARTED_AGAIN = {
+    "slurm": {"SLURM_JOB_ID": "{}", "SLURM_RESTART_COUNT": "1"}, "pbs": {"PBS_JOBID": "{}.host", "PBS_ENVIRONMENT": "PBS_BATCH"},
+    "lsf": {"LSB_JOBID": "{}", "LSB_RESTART": "Y"}, "sge": {"JOB_ID": "{}", "RESTARTED": "1"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def particles(tmp_path_factory, cli):
+    path = tmp_path_factory.mktemp("jobs") / "p.h5"
+    assert cli("simulate", "--phantom", "--particles", 40, "--box", 16, "--pixel-size", 8, "-o", path).returncode == 0
+    return path
+
+
+@pytest.mark.parametrize("scheduler", STARTED_AGAIN)
+def test_a_job_that_is_started_again_replaces_no_run_but_begins_its_own(tmp_path, particles, cli, scheduler):
+    """With reconstruct itself: a run of somebody else, one that ended before its first checkpoint, one that is done."""
+    (tmp_path / "p.h5").symlink_to(particles)
+    kept = {name: value for name, value in programs(tmp_path).items()
+            if name not in ("SLURM_JOB_ID", "PBS_JOBID") and not name.startswith(("OMPI", "PMI"))}
+    (tmp_path / "bin" / "mpirecon").write_text(f'#!/bin/sh\nexec {sys.executable} -m mpirecon "$@"\n')
+    summary = tmp_path / "run" / "summary.json"
+
+    def job(number, *names):
+        again = {name: value.format(number) for name, value in STARTED_AGAIN[scheduler].items()}
+        again = {name: again[name] for name in names or again}
+        process = started_script(scheduler, tmp_path, kept | again)
+        return process.communicate(timeout=100)[0], process.returncode
+
+    assert cli("reconstruct", particles, "-o", tmp_path / "run", "--loss", "cauchy").returncode == 0
+    before = summary.read_bytes()
+    said, code = job(7)
+    assert code == 1 and "exists and is not empty" in said and summary.read_bytes() == before, said
+    shutil.rmtree(tmp_path / "run")
+    for left in ("logs", "unfinished"):
+        (tmp_path / "run" / left).mkdir(parents=True)
+    for left in ("logs/rank0000.jsonl", "unfinished/half1.mrc", ".lock", ".checkpoint.h5.1.tmp"):
+        (tmp_path / "run" / left).write_text("{}")
+    said, code = job(7)
+    assert code == 0 and summary.exists(), said
+    before = summary.stat()
+    said, code = job(7)
+    assert code == 0 and "has finished its run" in said and summary.stat() == before, said
+    for others in ((77,), (7, next(iter(STARTED_AGAIN[scheduler])))):  # in an interactive job, a second run is a wish
+        said, code = job(*others)
+        assert code == 1 and "exists and is not empty" in said and summary.stat() == before, said
 
 
 def test_a_cancelled_job_saves_its_state_and_does_not_come_back(tmp_path):

@@ -20,7 +20,7 @@ from mpirecon.parallel.stopping import RESUME_EXIT_CODE
 _SYSTEM_FOLDERS = {"/bin", "/usr/bin", "/usr/local/bin"}
 
 #: what ranks on other hosts need of the script's environment
-_CARRIED = ("PATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_CARRIED = ("PATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "MPIRECON_JOB")
 
 _WORD = re.compile(r"[A-Za-z0-9][\w.@+:/=,-]*", re.ASCII)
 
