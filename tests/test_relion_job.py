@@ -216,7 +216,39 @@ def test_what_the_job_reads_is_not_replaced_by_what_it_writes(project):
     before = (JOB / "particles.star").read_bytes()
     assert run("--in_parts", JOB / "particles.star") == 1
     assert (markers() == {FAILURE} and (JOB / "particles.star").read_bytes() == before
-            and "would replace what it is made from" in said())
+            and "holds particles.star, which this job would replace" in said())
+
+
+@pytest.mark.parametrize("words", [OPTIONS, [*OPTIONS, "--overwrite"], [*OPTIONS, "--lss", "l2"]])
+def test_what_another_job_has_made_stays_with_the_marker_of_its_end(project, cli, words):
+    other = Path("Refine3D/job031")
+    other.mkdir()
+    made = ["run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc", "run_class001.mrc", SUCCESS, "job.star"]
+    for name in made:
+        (other / name).write_text(f"precious {name}")
+    done = cli("relion", "--o", f"{other}/", *words)
+    assert done.returncode in (1, 2) and sorted(os.listdir(other)) == sorted(made), done.stderr
+    assert all((other / name).read_text() == f"precious {name}" for name in made)
+    if "--lss" not in words:
+        assert ("--o Refine3D/job031: the folder holds run_half1_class001_unfil.mrc, run_half2_class001_unfil.mrc, "
+                "run_class001.mrc, which this job would replace" in done.stderr)
+
+
+def test_what_relion_puts_into_the_folder_of_a_job_is_in_nobodys_way_but_a_run_of_the_user_is(project, cli):
+    for name in ("job.star", "note.txt", "run.job", "default_pipeline.star", "job_pipeline.star"):
+        (JOB / name).write_text("RELION's")
+    words = ["--in_parts", "Refine3D/job010/run_data.star", "--loss", "l2", "--iterations", 1, "--no_postprocess"]
+    done = cli("relion", "--o", f"{JOB}/", *words)
+    assert done.returncode == 0 and markers() == {SUCCESS}, done.stderr
+    assert cli("reconstruct", *words[1:2], "-o", "mine/run", "--loss", "l2", "--iterations", 1).returncode == 0
+    before = (Path("mine") / "run" / "volume.mrc").read_bytes()
+    for _ in range(2):  # the refused job is none that had made the run
+        done = cli("relion", "--o", "mine", *words)
+        assert done.returncode == 1 and "mine/run holds a finished run that no job of RELION has made" in done.stderr
+    Path("mine/mask.mrc").write_text("mine")
+    done = cli("relion", "--o", "mine", *words, "--overwrite")
+    assert done.returncode == 1 and "--o mine: the folder holds mask.mrc, which this job would" in done.stderr
+    assert (Path("mine/run/volume.mrc").read_bytes(), Path("mine/mask.mrc").read_text()) == (before, "mine")
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

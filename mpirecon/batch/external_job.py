@@ -7,7 +7,9 @@ passes over the other's columns. Names are those of Refine3D, in which PostProce
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,6 +18,8 @@ from typing import NamedTuple
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, temporary_name, write_failed
+from mpirecon.io.run_folder import RECONSTRUCTION
+from mpirecon.io.unfinished import state_of
 
 SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{end}" for end in ("SUCCESS", "FAILURE", "ABORTED"))
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
@@ -69,7 +73,8 @@ class ExternalJob:
 
     def begin(self) -> None:
         """Take away the markers of an earlier end, and a request to abort that came before it:
-        what is asked since stays."""
+        what is asked since stays. Raises UserError where the folder holds files of something else."""
+        self._refuse_others()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -81,6 +86,30 @@ class ExternalJob:
             (self.folder / ABORT_NOW).unlink(missing_ok=True)
         for name in (SUCCESS, FAILURE, ABORTED):
             (self.folder / name).unlink(missing_ok=True)
+
+    def _refuse_others(self) -> None:
+        """The names are those of Refine3D: beside no run of ours they are another job's, whose end is left as it is."""
+        there = [path.name for path in self.targets() if os.path.lexists(path)]
+        if not there or state_of(self.run) is not None or (self._summary.is_file() and self.made_run):
+            return
+        with suppress(OSError):
+            mark(self.folder, FAILURE)
+        raise UserError(f"--o {self.folder}: the folder holds {', '.join(there)}, which this job would replace, but no "
+                        f"{RUN}/ of an earlier job of mpirecon. Give the folder of a new job, External/jobNNN/, as "
+                        "RELION does, or remove what is not wanted any more")
+
+    @property
+    def _summary(self) -> Path:
+        return self.run / RECONSTRUCTION.marker
+
+    @property
+    def made_run(self) -> bool:
+        """Whether the finished run is a job's, by the words that its command ends with; also where it does not say."""
+        try:
+            words = shlex.split(json.loads(self._summary.read_text(encoding="utf-8"))["command"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return True
+        return words[-3:-2] == ["--threads"] and words[-1] in ("--resume", "--overwrite")
 
     @property
     def abort_asked(self) -> bool:

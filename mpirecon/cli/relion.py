@@ -85,7 +85,7 @@ def _words(option: click.Option, value) -> list[str]:
     """An option as it was given, as words for reconstruct."""
     if option.is_flag:
         return [option.opts[0]]
-    return [word for one in (value if option.multiple else [value]) for word in (option.opts[0], as_argument(one) if isinstance(one, Path) else str(one))]
+    return [word for one in (value if option.multiple else [value]) for word in (option.opts[0], str(one))]
 
 
 def _template(ctx, param, value):
@@ -158,7 +158,7 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     refuse_inputs(job.targets(), given(particle_table=particles, mask=mask if mask != "auto" else None,
                                        reference=reference))
     asked = ["reconstruct", as_argument(particles), "-o", as_argument(job.run), *words]
-    how = _how(job.run, asked, overwrite, [path for path in (particles, mask, reference) if path not in (None, "auto")])
+    how = _how(job, asked, overwrite, [path for path in (particles, mask, reference) if path not in (None, "auto")])
     if how is None:
         click.echo(f"the run in {job.run} is finished, and was asked for the same: its results are exported again")
         return 0
@@ -177,24 +177,32 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     return code
 
 
-def _how(run: Path, asked: list[str], overwrite: bool, inputs: list[Path]) -> list[str] | None:
-    """How to begin or continue: options of reconstruct; None where there is nothing left to do."""
+def _how(job, asked: list[str], overwrite: bool, inputs: list[Path]) -> list[str] | None:
+    """How to begin or continue: options of reconstruct; None where there is nothing left to do.
+
+    Raises UserError where a finished run would be replaced that no job has made.
+    """
     from mpirecon.io.run_folder import RECONSTRUCTION
     from mpirecon.io.unfinished import state_of
 
-    summary = run / RECONSTRUCTION.marker
+    summary = job.run / RECONSTRUCTION.marker
     if overwrite:
         return ["--overwrite"]
-    if not summary.exists() or state_of(run) is not None:
+    if not summary.exists() or state_of(job.run) is not None:
         return ["--resume"]
     try:
         before = shlex.split(json.loads(summary.read_text(encoding="utf-8"))["command"])
         before = before[before.index("reconstruct") :]
         before = before[: before.index("--threads")]
     except (OSError, ValueError, KeyError, TypeError):
-        return ["--overwrite"]
+        before = None
     newer = any(Path(path).stat().st_mtime_ns > summary.stat().st_mtime_ns for path in inputs)
-    return ["--overwrite"] if newer or before != asked else None
+    if before == asked and not newer:
+        return None
+    if not job.made_run:
+        raise UserError(f"{job.run} holds a finished run that no job of RELION has made; give the folder of a new job, "
+                        "External/jobNNN/, or pass --overwrite to replace the run")
+    return ["--overwrite"]
 
 
 def _export(job) -> None:
