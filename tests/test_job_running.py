@@ -165,7 +165,8 @@ def test_after_a_lost_node_without_checkpoint_it_starts_anew(tmp_path):
 
 #: what schedulers say of a job and of its being started again
 STARTED_AGAIN = {
-    "slurm": {"SLURM_JOB_ID": "{}", "SLURM_RESTART_COUNT": "1"}, "pbs": {"PBS_JOBID": "{}.host", "PBS_ENVIRONMENT": "PBS_BATCH"},
+    "slurm": {"SLURM_JOB_ID": "{}", "SLURM_RESTART_COUNT": "1"},
+    "pbs": {"PBS_JOBID": "{}.host", "PBS_ENVIRONMENT": "PBS_BATCH"},
     "lsf": {"LSB_JOBID": "{}", "LSB_RESTART": "Y"}, "sge": {"JOB_ID": "{}", "RESTARTED": "1"},
 }  # fmt: skip
 

@@ -7,14 +7,13 @@ import importlib
 import os
 import sys
 import time
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import click
 
 from mpirecon import __version__
 from mpirecon.cli.hints import did_you_mean
-from mpirecon.cli.ending import end_alone, end_together, outcome
+from mpirecon.cli.ending import Ended, end_alone, end_together, ended_by_signals, outcome
 from mpirecon.cli.streams import make_safe, shown_warnings
 from mpirecon.errors import UserError, on_the_command_line
 from mpirecon.parallel.launcher import find_launcher
@@ -115,8 +114,11 @@ def run(arguments: list[str]) -> int:
     global began
     began = time.time()
     held = _command_of(arguments) in ("reconstruct", "path", "relion")
-    with on_the_command_line(), held_signals() if held else nullcontext():
-        return _run(arguments)
+    with on_the_command_line(), held_signals() if held else ended_by_signals():
+        try:
+            return _run(arguments)
+        except Ended:  # before the command began, or after it had ended
+            return end_alone(outcome(lambda: _raise(Ended())))
 
 
 def _run(arguments: list[str]) -> int:
@@ -170,5 +172,5 @@ def _end_without_mpi(error: UserError, rank: int | None) -> int:
     return end_alone(outcome(lambda: _raise(error)))
 
 
-def _raise(error: Exception) -> int:
+def _raise(error: BaseException) -> int:
     raise error

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import click
@@ -20,6 +25,42 @@ PATIENCE = 5.0
 
 INTERRUPTED = 130
 
+#: seconds in which more signals to end change nothing: what is half-written is being removed
+_REMOVING = 5.0
+
+#: the signal to end that ended_by_signals has met
+_received: list[signal.Signals] = []
+
+
+class Ended(BaseException):
+    """Raised in the midst of a command that a signal tells to end, as KeyboardInterrupt is."""
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Meanwhile SIGTERM and SIGHUP, of schedulers and closed terminals, end a command as Ctrl-C does, so that what it
+    has half-written goes. A signal that is ignored (nohup), or that somebody else listens to, stays so."""
+    last = -math.inf
+
+    def receive(number: int, frame) -> None:
+        nonlocal last
+        if time.monotonic() - last > _REMOVING:
+            last = time.monotonic()
+            _received.append(signal.Signals(number))
+            raise Ended
+
+    _received.clear()
+    ours = []
+    if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
+        ours = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, receive)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
 
 class Outcome(NamedTuple):
     """Exit code, what to report to the user, and whether the other ranks must be ended at once."""
@@ -31,6 +72,13 @@ class Outcome(NamedTuple):
 
 def outcome(function: Callable[[], int]) -> Outcome:
     """Run `function`, which returns an exit code, and say how it ended. Never raises."""
+    found = _outcome(function)
+    if found.code and _received:  # whatever a library has made of Ended
+        return Outcome(128 + _received[0], f"Interrupted by {_received[0].name}.", urgent=True)
+    return found
+
+
+def _outcome(function: Callable[[], int]) -> Outcome:
     try:
         return Outcome(function())
     except click.exceptions.Exit as error:

@@ -164,7 +164,8 @@ def _commands(ctx, file, node, single, several) -> list[str]:
         usual = single.threads == (node.cores if single.ranks == 1 else 1)
         threads = [] if usual else ["--threads", str(single.threads)]
         start = f"mpirun -n {single.ranks} " if single.ranks > 1 else ""
-        found.append(f"{start}{shlex.join(['mpirecon', 'reconstruct', as_argument(file), '-o', 'run1', *threads, *given])}")
+        words = ["mpirecon", "reconstruct", as_argument(file), "-o", "run1", *threads, *given]
+        found.append(f"{start}{shlex.join(words)}")
     if several:
         threads = ["--threads", str(several.threads)] if several.threads > 1 else []
         words = [

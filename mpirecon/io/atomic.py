@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 import shutil
+import socket
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,8 +26,8 @@ _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is 
 #: how the names of folders begin in which files are made that belong together
 _ASIDE = ".unfinished-"
 
-#: what temporary_name gives
-_TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
+#: what temporary_name gives: the target, the process, and where that runs
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)(?:-([0-9a-f]+))?\.tmp")
 
 
 def hidden_name_of(name: str) -> str | None:
@@ -83,7 +86,41 @@ def write_failed(path: str | os.PathLike, error: Exception) -> UserError:
 
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` (same file system, so that the rename is atomic), unique to this process."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    where = _where()
+    return path.with_name(f".{path.name}.{os.getpid()}{where and '-'}{where}.tmp")
+
+
+def new_temporary(path: Path) -> Path:
+    """`temporary_name`, when those are removed that processes left which were killed as they wrote the same target."""
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found and found[1] == path.name and found[3] and found[3] == _where() and not _runs(int(found[2])):
+                with suppress(OSError):
+                    os.unlink(entry.path)
+    return temporary_name(path)
+
+
+@functools.cache
+def _where() -> str:
+    """Where numbers of processes mean the same as here: this start of this host, and this container.
+    "" where the system does not say."""
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text()
+        told = (socket.gethostname(), start, os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        return ""
+    return f"{zlib.crc32(repr(told).encode()):08x}"
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 @contextmanager
@@ -96,7 +133,7 @@ def atomic_path(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
         when the target exists and overwrite is False, or when writing fails (disk full, no permission).
     """
     path = refuse_existing(path, overwrite)
-    temporary = temporary_name(path)
+    temporary = new_temporary(path)
     try:
         yield temporary
         refuse_existing(path, overwrite)  # someone may have written it meanwhile

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.atomic import refuse_existing, temporary_name, write_failed
+from mpirecon.io.atomic import new_temporary, refuse_existing, write_failed
 from mpirecon.io.linked import Links, write_links
 from mpirecon.io.particle_layout import DATASETS, FORMAT, TRUTH, VERSION
 from mpirecon.io.shared_hdf5 import SharedHdf5
@@ -70,7 +70,7 @@ class ParticleWriter:
             raise UserError(f"{self.path}: there are no particles to write")
         with together(self.comm):
             _require_space(self.path, m * box * box * self.dtype.itemsize if links is None else 8 * m)
-        self._temporary = Path(self.comm.bcast(str(temporary_name(self.path))))
+        self._temporary = Path(self.comm.bcast(str(new_temporary(self.path)) if self.comm.rank == 0 else None))
         self._complete = False
         self._file = None
         attributes = {
@@ -181,7 +181,7 @@ class ParticleWriter:
 
     def __exit__(self, kind, error, traceback) -> None:
         if kind is not None:
-            self._discard()
+            self._discard(at_once=not issubclass(kind, Exception))
             return
         try:
             if not self._complete:
@@ -195,10 +195,14 @@ class ParticleWriter:
         finally:
             self._discard()
 
-    def _discard(self) -> None:
+    def _discard(self, at_once: bool = False) -> None:
+        """Let go of the file, and remove it unless it is complete.
+
+        at_once : whichever rank this is: a signal ends all, and rank 0 may be waiting in MPI until it is killed
+        """
         if self._file is not None:
             self._file.discard()
-        if self.comm.rank == 0:
+        if self.comm.rank == 0 or at_once:
             with suppress(OSError):
                 self._temporary.unlink(missing_ok=True)
 
