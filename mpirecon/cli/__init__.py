@@ -13,7 +13,7 @@ import click
 
 from mpirecon import __version__
 from mpirecon.cli.hints import did_you_mean
-from mpirecon.cli.ending import Ended, end_alone, end_together, ended_by_signals, outcome
+from mpirecon.cli.ending import Ended, end_alone, end_together, ended_by_signals, let_launcher_end, outcome
 from mpirecon.cli.streams import make_safe, shown_warnings
 from mpirecon.errors import UserError, on_the_command_line
 from mpirecon.parallel.launcher import find_launcher
@@ -118,6 +118,8 @@ def run(arguments: list[str]) -> int:
         try:
             return _run(arguments)
         except Ended:  # before the command began, or after it had ended
+            if (launcher := find_launcher()) is not None and (launcher.size or 1) > 1:
+                let_launcher_end(launcher.rank or 0)
             return end_alone(outcome(lambda: _raise(Ended())))
 
 

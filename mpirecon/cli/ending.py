@@ -70,6 +70,13 @@ class Outcome(NamedTuple):
     urgent: bool = False
 
 
+def let_launcher_end(rank: int) -> None:
+    """After a signal to end: mpirun sends it to all its ranks, and kills them a fifth of a second later; what they
+    would say then hides why. A rank that lives on speaks for itself, the first one first."""
+    if _received:
+        time.sleep(1.0 + (rank > 0))
+
+
 def outcome(function: Callable[[], int]) -> Outcome:
     """Run `function`, which returns an exit code, and say how it ended. Never raises."""
     found = _outcome(function)
@@ -115,6 +122,7 @@ def end_together(comm, result: Outcome | None) -> int:
         return end_alone(result)
     result = result or Outcome(0)
     if result.urgent:
+        let_launcher_end(comm.rank)
         comm.abort(_tagged(comm.rank, comm.hostname, result.text), result.code)
     # rank 0 loses patience first, so that it is the one to report what many ranks met
     patience = None if result.code == 0 else PATIENCE + (comm.rank > 0)
