@@ -98,3 +98,18 @@ def test_what_a_killed_process_left_goes_when_the_same_file_is_written_and_nothi
     with atomic_path(tmp_path / "a.mrc", overwrite=False) as temporary:
         temporary.write_text("whole")
     assert set(os.listdir(tmp_path)) == kept | {"a.mrc"}
+
+
+def test_a_signal_that_meets_a_callback_of_python_is_not_lost():
+    class Gone:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            sum(range(1000))
+
+    def drops():
+        Gone()
+        time.sleep(5)
+        return 0
+
+    with ended_by_signals():
+        assert outcome(drops).code == 143

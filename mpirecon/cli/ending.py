@@ -49,7 +49,17 @@ def ended_by_signals() -> Iterator[None]:
             _received.append(signal.Signals(number))
             raise Ended
 
+    def again(lost) -> None:
+        """Python drops what is raised in a callback of its own, such as of a weak reference: raise it once more."""
+        nonlocal last
+        if not issubclass(lost.exc_type, (Ended, KeyboardInterrupt)):
+            return hook(lost)
+        last = -math.inf
+        number = _received[-1] if issubclass(lost.exc_type, Ended) else signal.SIGINT
+        threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
+
     _received.clear()
+    hook, sys.unraisablehook = sys.unraisablehook, again
     ours = []
     if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
         ours = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
@@ -58,6 +68,7 @@ def ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
 
