@@ -67,7 +67,7 @@ def export(
     Returns
     -------
     ExportReport
-        ``files``, of (path, what it holds), and ``notes``
+        ``files``, of (path, what it holds), ``notes``, and ``warnings`` of what other programs would get wrong
 
     Raises
     ------
@@ -81,7 +81,7 @@ def export(
     mtf = ((None, mtf),) if is_path(mtf) else tuple(mtf)
     options = ExportOptions(star, discarded, cs, stack, particles, poses, step, coordinates, mtf, overwrite)
     made = export_run(run, options, lambda total: console.progress(total, "writing images"))
-    return replace(made, notes=[spoken(note) for note in made.notes])
+    return replace(made, notes=[spoken(note) for note in made.notes], warnings=[spoken(text) for text in made.warnings])
 
 
 @checked

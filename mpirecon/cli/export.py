@@ -65,3 +65,5 @@ def command(folder, quiet, verbose, **options) -> None:
         console.say(f"{path}: {what}")
     for note in report.notes:
         console.say(f"  {note}")
+    for text in report.warnings:
+        console.warn(text)

@@ -149,8 +149,10 @@ def _reference(given: str | None) -> list[str]:
 def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launcher, overwrite, grace) -> int:
     """Run ``mpirecon reconstruct`` as far as is left to do;
     its exit code, that of a stop also where it was not begun."""
+    from mpirecon.batch.external_job import KEPT
     from mpirecon.batch.supervise import launched
     from mpirecon.io.inputs import given, refuse_inputs
+    from mpirecon.io.stack_contrast import refuse_mixed_signs
     from mpirecon.io.unfinished import state_of
     from mpirecon.parallel.stopping import RESUME_EXIT_CODE
 
@@ -158,6 +160,9 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     refuse_inputs(job.targets(), given(particle_table=particles, mask=mask if mask != "auto" else None,
                                        reference=reference))
     asked = ["reconstruct", as_argument(particles), "-o", as_argument(job.run), *words]
+    if not {"--select", "--first"} & set(words):  # which may leave images of one contrast
+        refuse_mixed_signs(particles, job.folder / KEPT, "Run mpirecon reconstruct and mpirecon export --star FILE.star "
+                           "--stack FILE.mrcs, and give this job that STAR file")
     how = _how(job, asked, overwrite, [path for path in (particles, mask, reference) if path not in (None, "auto")])
     if how is None:
         click.echo(f"the run in {job.run} is finished, and was asked for the same: its results are exported again")
@@ -217,6 +222,8 @@ def _export(job) -> None:
     )
     for note in report.notes:
         click.echo(f"  {note}")
+    for text in report.warnings:
+        click.echo(f"Warning: {text}", err=True)
     job.take_results()
     empty = any(path.name == DISCARDED and what.startswith("0 of") for path, what in report.files)
     for path in job.write_nodes([KEPT] if empty else [KEPT, DISCARDED]):

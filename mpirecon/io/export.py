@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -23,6 +22,7 @@ from mpirecon.io.optics_table import read_mtf
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_inputs import run_inputs
 from mpirecon.io.run_output import open_particles, read_particle_table, read_summary
+from mpirecon.io.stack_contrast import contrast_warning, rescaled, untold
 from mpirecon.model import Pose
 from mpirecon.model.choices import check_choice
 from mpirecon.model.pose_state import FOUND, REFINED
@@ -61,10 +61,12 @@ class ExportOptions:
 
 @dataclass
 class ExportReport:
-    """What was written: (file, what it holds), and sentences for the user."""
+    """What was written: (file, what it holds), and sentences for the user; warnings : of what other programs would get
+    wrong."""
 
     files: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def export_run(
@@ -198,20 +200,21 @@ class Export:
         if len(empty) == len(wanted):
             raise UserError(f"{empty[0]}: there are no such particles ({kept})")
         self.report.notes += [f"{path} has no rows: {kept}" for path in empty]
-        if self.rescaled and self.options.stack is not None:
+        if rescaled(self.file) and self.options.stack is not None:
             raise UserError(f"--stack: the images of {self.file.path} were rescaled at import, and the table refers to "
                             f"the original ones; export without --stack")
         if not (self.tables or self.arrays or self.options.stack):
             raise UserError(f"{self.file.path} was not imported, so its images are in no stack; give --stack FILE.mrcs "
                             "to write them together with the STAR file")
-        for path, _ in wanted:
+        for path, rows in wanted:
             self._writer(path).check(path)
+            if self.options.stack is None and not _format(path).has_sign:
+                remedy = "--stack FILE.mrcs writes them all with protein bright"
+                self.report.warnings += filter(None, [contrast_warning(self.file, rows, path, remedy)])
 
-    @property
-    def rescaled(self) -> bool:
-        """Whether the images in the file are not those that the source names."""
-        about = json.loads(self.file.attributes.get("provenance") or "{}")
-        return (about.get("options") or {}).get("rescale") is not None
+    def say_untold(self, contrast: bool = False) -> None:
+        """Note what a table that is written as it was does not say; contrast : it has signs, which were overruled."""
+        self.report.notes += filter(None, [untold(self.file, contrast)])
 
     def write(self, path: Path, rows: np.ndarray, target: Path) -> None:
         """One table of the particles of `rows`, (m,) bool, to be named `path`, as `target`."""

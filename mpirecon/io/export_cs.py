@@ -38,6 +38,7 @@ class CsWriter(TableWriter):
             self.export.report.notes += notes
             if self.export.writes_errors():
                 array = with_columns(array, cs_columns(array, self.export.file.metadata()))
+            self.export.say_untold(contrast=self.export.options.stack is None)
             found, rows = self.export.found()
             self._cs = cs_found_poses(array, self.export.file.metadata(), found, rows) if len(rows) else array
         if self.export.options.stack is None:

@@ -17,6 +17,7 @@ from mpirecon.io.export_simulated import put_truth, put_used, without_errors
 from mpirecon.io.export_tables import (add_found, add_halves, new_tables, put, put_coordinates, put_images,
                                        put_micrographs, put_mtfs)
 from mpirecon.io.formats import TableWriter
+from mpirecon.io.stack_contrast import refuse_rescaled
 from mpirecon.io.star import write_star
 from mpirecon.io.star_columns import particle_block
 
@@ -30,9 +31,7 @@ class StarWriter(TableWriter):
 
     def check(self, path: Path) -> None:
         export = self.export
-        if export.rescaled and not export.tables:
-            raise UserError(f"{export.file.path}: these particles of different pixel sizes came from a .cs file; "
-                            f"export --cs")
+        refuse_rescaled(export.file, path)
         if export.options.coordinates and export.tables:
             raise UserError(f"--coordinates is for particles of a .cs file; {export.source} is a STAR file, whose own "
                             f"coordinates are written")
@@ -75,6 +74,7 @@ class StarWriter(TableWriter):
             put_truth(table, particles)
         self._put_found(table)
         notes += add_found(table, self.export.run)
+        self.export.say_untold()
         return self.export.tables, block
 
     def _new_star(self) -> tuple[dict[str, pd.DataFrame], str]:

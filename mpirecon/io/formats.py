@@ -41,6 +41,8 @@ class TableFormat(ABC):
         fields of ExportOptions that are for it alone
     target : str
         option of a command under which a table of this format is written
+    has_sign : bool
+        whether its tables say of each image whether protein is dark in it
     """
 
     name: ClassVar[str]
@@ -48,6 +50,7 @@ class TableFormat(ABC):
     options: ClassVar[tuple[str, ...]] = ()
     export_options: ClassVar[tuple[str, ...]] = ()
     target: ClassVar[str] = "--star"
+    has_sign: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, path: Path, comm: Communicator, options: ImportOptions) -> ParticleTable:
@@ -106,7 +109,7 @@ class CryoSparc(TableFormat):
     """cryoSPARC's, which every rank reads whole: it is one array on the disk."""
 
     name, suffix, options = "cryoSPARC file", ".cs", ("passthrough", "cs_aberrations")
-    target = "--cs"
+    target, has_sign = "--cs", True
 
     def read(self, path: Path, comm: Communicator, options: ImportOptions) -> ParticleTable:
         from mpirecon.io.cryosparc import read_cryosparc

@@ -16,13 +16,15 @@ from mpirecon.io.export_tables import new_tables, put, put_micrographs, text
 from mpirecon.io.formats import check_ending
 from mpirecon.io.optics_table import TILT
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.stack_contrast import contrast_warning, refuse_rescaled
 from mpirecon.io.star_columns import particle_block
 from mpirecon.io.star import write_star
 from mpirecon.model.aberrations import Aberrations
 
 
-def check_refined(path: Path, file: ParticleFile, overwrite: bool) -> None:
-    """Raise UserError where `write_refined` could not do its work: before hours of other work are spent on it."""
+def check_refined(path: Path, file: ParticleFile, overwrite: bool) -> list[str]:
+    """Raise UserError where `write_refined` could not do its work: before hours of other work are spent on it.
+    Returns warnings."""
     source, tables = file.source()
     refuse_existing(path, overwrite, (*file.inputs(), *file.origins()))
     check_ending("--star", path)
@@ -32,6 +34,10 @@ def check_refined(path: Path, file: ParticleFile, overwrite: bool) -> None:
                         f"images")
     if tables:
         _optics_of(tables, source)
+    refuse_rescaled(file, path)
+    remedy = ("mpirecon export OUT --star FILE.star --stack FILE.mrcs writes the run's images with protein bright, to be "
+              "imported first")
+    return list(filter(None, [contrast_warning(file, np.ones(len(file), bool), path, remedy)]))
 
 
 def write_refined(path: Path, file: ParticleFile, aberrations: Aberrations, overwrite: bool) -> None:

@@ -13,6 +13,7 @@ from mpirecon.io.cs_file import with_columns
 from mpirecon.io.export_tables import put, tables_of_all, text
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_identity import image_names, uids
+from mpirecon.io.stack_contrast import contrast_warning, refuse_rescaled
 from mpirecon.io.star import write_star
 
 
@@ -23,16 +24,21 @@ def identities(file: ParticleFile) -> dict[str, np.ndarray]:
     return {name: values for name, values in known.items() if values is not None}
 
 
-def check_tables(file: ParticleFile, star: Path | None, cs: Path | None) -> None:
+def check_tables(file: ParticleFile, star: Path | None, cs: Path | None) -> list[str]:
     """Raise UserError where `write_star_scores` or `write_cs_scores` could not do its work:
-    before other work is spent on it."""
-    if star is not None:
-        try:
-            tables_of_all(file)
-        except UserError as error:
-            raise UserError(f"{star}: {error}") from error
+    before other work is spent on it. Returns warnings."""
     if cs is not None and "particles" not in file.source_arrays():
         raise UserError(f"{cs}: the particles of {file.path} did not come from a .cs file; write --star")
+    if star is None:
+        return []
+    refuse_rescaled(file, star)
+    try:
+        tables_of_all(file)
+    except UserError as error:
+        raise UserError(f"{star}: {error}") from error
+    remedy = ("Write --cs instead" if "particles" in file.source_arrays() else
+              "mpirecon export OUT --star FILE.star --stack FILE.mrcs writes those of a run bright")
+    return list(filter(None, [contrast_warning(file, np.ones(len(file), bool), star, remedy)]))
 
 
 def write_csv(path: Path, columns: dict[str, np.ndarray], overwrite: bool) -> None:

@@ -73,7 +73,8 @@ def run_phases(
         agree_on(comm, file)
         if star is not None:
             run_together(comm, lambda: refuse_existing(star, overwrite, run_inputs(folder, particles)))
-            run_together(comm, lambda: check_refined(star, file, overwrite))
+            for text in run_together(comm, lambda: check_refined(star, file, overwrite)):
+                console.warn(text)
         table = run_together(comm, lambda: read_particle_table(folder / "particles.h5"))
         known = run_together(comm, lambda: file.aberrations() or Aberrations.none(_groups(file)))
         band = run_together(comm, lambda: band or _band(summary, file))

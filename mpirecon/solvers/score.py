@@ -135,10 +135,10 @@ def score_particles(
     from mpirecon.io.score_tables import check_tables, identities  # slow to load (pandas), and runs score without
 
     with open_together(comm, particles, shown) as file, ExitStack() as log:
-        halves, names = None, None
+        halves, names, doubts = None, None, []
         with together(comm):
             if comm.rank == 0:
-                check_tables(file, star, cs)
+                doubts = check_tables(file, star, cs)
                 maps = [given if isinstance(given, Volume) else read_map(given) for given in (half1, half2)]
                 names = [f"map {h + 1}" if isinstance(given, Volume) else str(given) for h,
                          given in enumerate((half1, half2))]
@@ -153,7 +153,7 @@ def score_particles(
                 columns = {"id": np.arange(len(file)), "half": file.halves(), **identities(file), **columns}
                 notes, warnings = (
                     _notes(half1, half2, run, scale, columns),
-                    [*filter(None, [same_map_warning(*halves)]), *_doubts(columns),
+                    [*doubts, *filter(None, [same_map_warning(*halves)]), *_doubts(columns),
                      *shift_warnings(state.records)],
                 )
                 file.refuse_changed()
