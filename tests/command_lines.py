@@ -20,6 +20,7 @@ from unittest import mock
 import pytest
 
 from mpirecon.cli import run
+from mpirecon.cli.streams import SPELLED
 
 _PROGRAM = Path(__file__).parent / "mpi" / "commands.py"
 
@@ -33,7 +34,7 @@ _HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, Resourc
 def run_here(arguments, environment: dict[str, str], cwd=None) -> subprocess.CompletedProcess:
     """Run ``mpirecon ARGUMENTS`` in this process, which is left as it was: exit code, and what it printed."""
     words = [str(word) for word in arguments]
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2))
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=SPELLED, newline="") for _ in range(2))
     with contextlib.ExitStack() as meanwhile:
         meanwhile.callback(os.chdir, os.getcwd())
         os.chdir(cwd or os.getcwd())
@@ -45,7 +46,7 @@ def run_here(arguments, environment: dict[str, str], cwd=None) -> subprocess.Com
         code = run(words)
     out.flush()
     err.flush()
-    return subprocess.CompletedProcess(words, code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+    return subprocess.CompletedProcess(words, code, *(stream.buffer.getvalue().decode(errors="surrogateescape") for stream in (out, err)))
 
 
 @contextlib.contextmanager

@@ -169,3 +169,9 @@ def test_an_all_bright_set_says_nothing(tmp_path):
     assert "Warning" not in export(finished(tmp_path, sign=-DARK), "--star", tmp_path / "k.star")
     with pytest.raises(UserError, match="name must end in"):
         export(tmp_path / "run", "--star", tmp_path / "k.cs")
+
+
+@pytest.mark.parametrize("told", ["white", "black"])
+def test_a_word_about_all_images_does_not_make_them_alike(tmp_path, told):
+    refused(finished(tmp_path, "--contrast", told, sign=MIXED), "protein is dark in the images of 3 of these 6", "--star",
+            tmp_path / "k.star")

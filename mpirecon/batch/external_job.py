@@ -20,6 +20,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, temporary_name, write_failed
 from mpirecon.io.run_folder import RECONSTRUCTION
 from mpirecon.io.unfinished import state_of
+from mpirecon.io.file_names import as_bytes
 
 SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{end}" for end in ("SUCCESS", "FAILURE", "ABORTED"))
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
@@ -144,7 +145,7 @@ class ExternalJob:
                  *(f"_rlnPipeLineNode{column} #{i}" for i, column in enumerate(columns, 1)),
                  *(f"{path.as_posix()} {kind.number} {kind.label} 1" for path, kind in nodes), "", ""]
         with atomic_path(self.folder / NODES, overwrite=True) as temporary:
-            temporary.write_text("\n".join(lines), encoding="utf-8")
+            temporary.write_bytes(as_bytes("\n".join(lines)))
         return [path for path, _ in nodes]
 
 

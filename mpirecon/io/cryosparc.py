@@ -33,6 +33,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.cryosparc_optics import DEFAULT, about, own_optics
 from mpirecon.io.cs_file import SUPPLIED, CsColumns, join_passthrough, read_cs
 from mpirecon.io.cs_places import micrograph_numbers, picks_of
+from mpirecon.io.file_names import UNCHANGED
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.reading import CTF_REMEDIES, Reading, refuse_beyond, settle_state
 from mpirecon.io.relations import cs_relations
@@ -165,10 +166,7 @@ def _images(columns: CsColumns) -> tuple[np.ndarray, np.ndarray, list[str]]:
     if paths.dtype.kind not in "SU":
         raise UserError(f"{columns.path}: blob/path is {paths.dtype}, expected text")
     stack, found = pd.factorize(paths)
-    try:
-        stacks = [(name.decode() if isinstance(name, bytes) else str(name)).lstrip(">") for name in found]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{columns.path}: a blob/path is not UTF-8 text ({error})") from error
+    stacks = [(name.decode("utf-8", UNCHANGED) if isinstance(name, bytes) else str(name)).lstrip(">") for name in found]
     bad = (number < 0) | np.array([not name for name in stacks])[stack]
     if bad.any():
         row = int(np.flatnonzero(bad)[0])

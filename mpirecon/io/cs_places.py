@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.io.file_names import UNCHANGED
 
 #: units that fractions of an unknown micrograph are counted in, and Å of such a unit, which put no place near another
 _FINE, _FAR = 1e6, 1e3
@@ -20,7 +21,7 @@ def micrographs_of(array: np.ndarray) -> tuple[list[str] | None, np.ndarray | No
     size = next((name for name in ("location/micrograph_psize_A", "micrograph_blob/psize_A") if name in names), None)
     paths = None
     if path is not None and array.dtype[path].kind in "SU":
-        known = {name: (name.decode(errors="replace") if isinstance(name, bytes) else str(name)).lstrip(">")
+        known = {name: (name.decode("utf-8", UNCHANGED) if isinstance(name, bytes) else str(name)).lstrip(">")
                  for name in np.unique(array[path]).tolist()}
         paths = [known[name] for name in array[path].tolist()]
     sizes = None if size is None else array[size].astype(np.float64)

@@ -13,6 +13,7 @@ from mpirecon.io.export import Export
 from mpirecon.io.export_found import cs_found_poses
 from mpirecon.io.export_simulated import cs_columns
 from mpirecon.io.export_tables import cs_array
+from mpirecon.io.file_names import as_bytes
 from mpirecon.io.formats import TableWriter
 
 
@@ -43,7 +44,7 @@ class CsWriter(TableWriter):
             self._cs = cs_found_poses(array, self.export.file.metadata(), found, rows) if len(rows) else array
         if self.export.options.stack is None:
             return self._cs
-        path = np.array([os.path.relpath(self.export.options.stack, folder).encode()] * len(self._cs))
+        path = np.array([as_bytes(os.path.relpath(self.export.options.stack, folder))] * len(self._cs))
         array = with_columns(self._cs, {"blob/sign": np.ones(len(path), "f4")})
         kept = [name for name in array.dtype.names if name != "blob/path"]  # its width changes
         moved = with_columns(array[kept], {"blob/path": path, "blob/idx": (self.export.section - 1).astype("u4")})

@@ -16,9 +16,18 @@ _KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK,
 _WORDS = {"auto", "none"}
 
 
+#: how a file that is written here, UTF-8 otherwise, takes the bytes of names that are not: unchanged
+UNCHANGED = "surrogateescape"
+
+
+def as_bytes(text: str) -> bytes:
+    """A text as files hold it: UTF-8, but for the bytes of file names that are not."""
+    return text.encode("utf-8", UNCHANGED)
+
+
 def as_file_name(text: str) -> str:
     """The name by which this system knows a file that a table names. Tables are UTF-8, whatever the locale is."""
-    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    return os.fsdecode(as_bytes(text))
 
 
 def as_argument(path: str | os.PathLike) -> str:

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.io.file_names import UNCHANGED
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_output import read_particle_table
+from mpirecon.io.text_encoding import not_utf8, wide_encoding
 from mpirecon.model.devices import numbers_of
 
 #: what an array of a script is called where a source is named
@@ -179,7 +181,10 @@ class _Table:
 
 def _read_text_table(path: Path, column: str) -> _Table:
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(path, "rb") as file:
+            if wide_encoding(start := file.read(4)):
+                raise UserError(f"{path}: {not_utf8(start)}")
+        with open(path, newline="", encoding="utf-8-sig", errors=UNCHANGED) as file:
             first = file.readline()
             file.seek(0)
             reader = csv.reader(file, delimiter="\t" if "\t" in first else ",", skipinitialspace=True)
@@ -198,7 +203,7 @@ def _read_text_table(path: Path, column: str) -> _Table:
                 lines.append(reader.line_num)
                 if of_key is not None:
                     keys.append(cells[of_key].strip())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table: {getattr(error, 'strerror', None) or error}") from error
     return _Table(path, column, key, keys, np.array(values), np.array(lines, np.int64), texts)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.io.file_names import as_bytes
 from mpirecon.io.hdf5_heap import check_heaps
 
 _LOCK = re.compile(r"unable to lock file, errno = (\d+)")
@@ -59,6 +60,16 @@ def create_hdf5(path: Path) -> h5py.File:
     """A new file under a name that no other process knows, which therefore needs no lock;
     its metadata have checksums."""
     return h5py.File(path, "w", locking=False, libver=("v110", "v110"))
+
+
+def put_attributes(thing: h5py.HLObject, attributes: Mapping) -> None:
+    """Set attributes of a file or group. Names of files among them may have bytes that are no UTF-8:
+    these are stored as they are."""
+    for name, value in attributes.items():
+        if isinstance(value, str):
+            thing.attrs.create(name, as_bytes(value), dtype=h5py.string_dtype("utf-8"))
+        else:
+            thing.attrs[name] = value
 
 
 def store_checked(file: h5py.File, name: str, values: np.ndarray) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import new_temporary, refuse_existing, write_failed
+from mpirecon.io.hdf5 import put_attributes
 from mpirecon.io.linked import Links, write_links
 from mpirecon.io.particle_layout import DATASETS, FORMAT, TRUTH, VERSION
 from mpirecon.io.shared_hdf5 import SharedHdf5
@@ -90,7 +91,7 @@ class ParticleWriter:
         with self._failures():
             self._file = SharedHdf5(self._temporary, self.comm, self.path)
             if self._file.file is not None:
-                self._file.file.attrs.update(attributes)
+                put_attributes(self._file.file, attributes)
             if links is not None:
                 return write_links(self._file, links, self.rows, self.m)
             chunk = min(self.m, max(1, _CHUNK_BYTES // (self.box**2 * self.dtype.itemsize)))
@@ -144,7 +145,7 @@ class ParticleWriter:
         with self._failures():
             if self._file.file is not None:
                 group = self._file.file.create_group("source")
-                group.attrs["path"] = str(path)
+                put_attributes(group, {"path": str(path)})
                 if names := list(dict.fromkeys(os.fsencode(file.resolve()) for file in files)):
                     cells = np.array(names, dtype=bytes)
                     group["files"] = cells.astype(h5py.string_dtype("utf-8", cells.dtype.itemsize))

@@ -25,6 +25,7 @@ from mpirecon.io.cs_file import read_cs
 from mpirecon.io.formats import format_of
 from mpirecon.io.row_values import Cells, CsValues, StarValues
 from mpirecon.io.star import read_star
+from mpirecon.io.text_encoding import not_utf8
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
 from mpirecon.parallel.slab import slab
 
@@ -186,6 +187,8 @@ def _values_in(path: Path, column: str) -> list[str]:
         if path.suffix.lower() == ".npy":
             return [str(value) for value in np.load(path, allow_pickle=False).ravel().tolist()]
         lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {not_utf8(error.object)}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the values in {path}: {getattr(error, 'strerror', None) or error}") from error
     return list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")))

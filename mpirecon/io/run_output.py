@@ -16,7 +16,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
 from mpirecon.io.file_names import as_file_name
-from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
+from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, put_attributes, read_all, reading, store_checked
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_folder import KINDS, LINKED, NULL, PATH, RECONSTRUCTION
@@ -32,7 +32,7 @@ def write_particle_table(path: Path, columns: dict[str, np.ndarray], attributes:
     with atomic_path(path, overwrite=True) as temporary:
         try:
             with create_hdf5(temporary) as file:
-                file.attrs.update({"format": FORMAT, "version": 1, **attributes})
+                put_attributes(file, {"format": FORMAT, "version": 1, **attributes})
                 for name, values in columns.items():
                     store_checked(file, name, values)
                 file.flush()

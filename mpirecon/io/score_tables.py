@@ -10,6 +10,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path
 from mpirecon.io.cs_file import with_columns
+from mpirecon.io.file_names import UNCHANGED
 from mpirecon.io.export_tables import put, tables_of_all, text
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_identity import image_names, uids
@@ -46,7 +47,8 @@ def write_csv(path: Path, columns: dict[str, np.ndarray], overwrite: bool) -> No
     cells = [[cell.replace("nan", "") for cell in text(v)] if v.dtype.kind == "f" else v.tolist() if v.dtype.kind == "O"
              else text(v)
              for v in columns.values()]
-    with atomic_path(path, overwrite) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_path(path, overwrite) as temporary, open(temporary, "w", newline="", encoding="utf-8",
+                                                              errors=UNCHANGED) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(zip(*cells))

@@ -22,6 +22,7 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io import star_layout, star_scan
 from mpirecon.io.atomic import atomic_path
+from mpirecon.io.file_names import UNCHANGED
 from mpirecon.io.star_layout import Layout, Section, StarText, scan
 from mpirecon.io.text_column import TextColumn
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
@@ -93,7 +94,8 @@ def write_star(path: str | os.PathLike, blocks: Mapping[str, pd.DataFrame], over
     UserError
         when the file exists and overwrite is False, a value cannot be expressed in STAR, or writing fails.
     """
-    with atomic_path(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    with atomic_path(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8", errors=UNCHANGED,
+                                                              newline="\n") as file:
         for name, table in blocks.items():
             file.write(f"\n# version 30001\n\ndata_{name}\n\n")
             if table.attrs.get("pairs") and len(table) == 1:

@@ -14,6 +14,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io import star_scan
 from mpirecon.io.packed import refuse_packed
+from mpirecon.io.text_encoding import not_utf8, wide_encoding
 from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.parallel.slab import slab
 
@@ -49,6 +50,8 @@ class StarText:
         self._mark = 0
         start = self.read(0, 8).tobytes()
         refuse_packed(path, start, "STAR")
+        if wide_encoding(start) is not None:
+            raise UserError(f"{path}: {not_utf8(start)}")
         if start.startswith(_MARK):
             self._mark = len(_MARK)
             self.size -= self._mark
@@ -210,8 +213,8 @@ def _with_sections(layout: Layout, keywords: list[tuple], blocks: list[_Block]) 
     bad = next((number for number, block in enumerate(blocks) if block.bad is not None), None)
     if bad is not None:
         raise UserError(
-            f"{path}, line {layout.lines[bad] + blocks[bad].bad + 1}: not UTF-8 text; convert it first, for example "
-            "with iconv -f latin1 -t utf8"
+            f"{path}, line {layout.lines[bad] + blocks[bad].bad + 1}: {not_utf8(b'')} (a name of a file that is not UTF-8 "
+            "is changed by that: rename such a file)"
         )
     if all(name is None for _, name, _ in keywords):
         raise UserError(f"{path} is not a STAR file: it has no data_ block")

@@ -8,6 +8,7 @@ import pandas as pd
 from pandas.api.extensions import ExtensionArray, ExtensionDtype, register_extension_dtype
 
 from mpirecon.io import star_scan
+from mpirecon.io.file_names import UNCHANGED, as_bytes
 
 
 @register_extension_dtype
@@ -63,7 +64,7 @@ class TextColumn(ExtensionArray):
     def _from_sequence(cls, scalars, *, dtype=None, copy=False) -> TextColumn:
         if isinstance(scalars, TextColumn):
             return scalars.copy() if copy else scalars
-        return cls(np.array([str(value).encode() for value in scalars] or [b""], dtype=bytes)[: len(scalars)])
+        return cls(np.array([as_bytes(str(value)) for value in scalars] or [b""], dtype=bytes)[: len(scalars)])
 
     @classmethod
     def _from_factorized(cls, values, original) -> TextColumn:
@@ -76,7 +77,7 @@ class TextColumn(ExtensionArray):
     def __getitem__(self, item):
         item = pd.api.indexers.check_array_indexer(self, item)
         found = self.cells[item]
-        return found.decode() if isinstance(found, bytes) else TextColumn(found)
+        return found.decode("utf-8", UNCHANGED) if isinstance(found, bytes) else TextColumn(found)
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -86,7 +87,7 @@ class TextColumn(ExtensionArray):
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         out = np.empty(len(self), object)
-        out[:] = [cell.decode() for cell in self.cells.tolist()]
+        out[:] = [cell.decode("utf-8", UNCHANGED) for cell in self.cells.tolist()]
         return out if dtype in (None, object) else out.astype(dtype)
 
     def __eq__(self, other):
