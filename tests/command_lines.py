@@ -46,7 +46,8 @@ def run_here(arguments, environment: dict[str, str], cwd=None) -> subprocess.Com
         code = run(words)
     out.flush()
     err.flush()
-    return subprocess.CompletedProcess(words, code, *(stream.buffer.getvalue().decode(errors="surrogateescape") for stream in (out, err)))
+    printed = (stream.buffer.getvalue().decode(errors="surrogateescape") for stream in (out, err))
+    return subprocess.CompletedProcess(words, code, *printed)
 
 
 @contextlib.contextmanager

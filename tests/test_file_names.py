@@ -53,7 +53,8 @@ def test_a_run_and_what_reads_it(odd, run, cli):
     halves = (run / "half1.mrc", run / "half2.mrc")
     assert mr.Result(run).particles.dtype.names
     done(cli, "export", run, "--star", odd / "k.star", "--stack", odd / "k.mrcs")
-    for words in (("logs", run), ("report", run), ("forecast", odd / "p.h5"), ("job", "slurm", odd / "p.h5", "-o", odd / "r"),
+    for words in (("logs", run), ("report", run), ("forecast", odd / "p.h5"),
+                  ("job", "slurm", odd / "p.h5", "-o", odd / "r"),
                   ("view", run / "volume.mrc", "-o", odd / "v.html"), ("compare", run, run, "-o", odd / "c.html"),
                   ("fsc", *halves, "--csv", odd / "f.csv", "--plot", odd / "f.svg"),
                   ("postprocess", *halves, "-o", odd / "pp"), ("mask", run / "volume.mrc", "-o", odd / "m.mrc"),

@@ -20,7 +20,8 @@ from mpirecon.errors import UserError
 from mpirecon.io import run_folder
 from mpirecon.io.folder_lock import FolderLock, held_by
 from mpirecon.io.mrc import write_map
-from mpirecon.io.run_folder import NULL, RECONSTRUCTION, RunFolder
+from mpirecon.io.run_folder import RunFolder
+from mpirecon.io.run_kinds import NULL, RECONSTRUCTION
 from mpirecon.io.unfinished import state_of
 
 SEVERAL = ("--loss", "sorted", "--keep", "0.7", "--iterations", "3", "--memory", "0")

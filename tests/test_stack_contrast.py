@@ -69,8 +69,8 @@ def test_skipped_images_leave_the_contrast_of_the_others(tmp_path):
     """All but the dark ones are skipped: they were negated, and are dark in their stack."""
     images = np.random.default_rng(0).normal(size=(M, 6, 6)).astype("f4")
     images[M // 2 :] = np.nan
-    file, _ = run(make(tmp_path, images, blob__sign=MIXED), "--data-dir", str(tmp_path), "--skip-bad", "--max-bad", "0.6",
-                  output=tmp_path / "p.h5")
+    file, _ = run(make(tmp_path, images, blob__sign=MIXED), "--data-dir", str(tmp_path), "--skip-bad", "--max-bad",
+                  "0.6", output=tmp_path / "p.h5")
     with file:
         folder = finish(file.path, tmp_path / "run")
     assert "Warning" in export(folder, "--star", tmp_path / "k.star")
@@ -173,5 +173,5 @@ def test_an_all_bright_set_says_nothing(tmp_path):
 
 @pytest.mark.parametrize("told", ["white", "black"])
 def test_a_word_about_all_images_does_not_make_them_alike(tmp_path, told):
-    refused(finished(tmp_path, "--contrast", told, sign=MIXED), "protein is dark in the images of 3 of these 6", "--star",
-            tmp_path / "k.star")
+    refused(finished(tmp_path, "--contrast", told, sign=MIXED), "protein is dark in the images of 3 of these 6",
+            "--star", tmp_path / "k.star")

@@ -13,6 +13,7 @@ from mpirecon.api.path import SelectionPath
 from mpirecon.api.result import Result
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.replaced import PAGE
 from mpirecon.io.inputs import given
 from mpirecon.kinds import AnyPath, checked
 
@@ -109,7 +110,7 @@ def write_report(
     UserError
         when the folder is no finished run, or `output` exists or was read by the run.
     """
-    from mpirecon.io.run_folder import PATH
+    from mpirecon.io.run_kinds import PATH
     from mpirecon.io.run_inputs import run_inputs
     from mpirecon.io.run_output import read_summary
     from mpirecon.io.unfinished import state_of
@@ -119,7 +120,8 @@ def write_report(
     summary = read_summary(run)
     if output is not None:
         own = run / "report.html"
-        refuse_existing(output, overwrite, (read for read in run_inputs(run) if read.path != own))
+        refuse_existing(output, overwrite, (read for read in run_inputs(run) if read.path != own),
+                        writes=PAGE, own=run)
     if (state := state_of(run)) is not None:
         console_of(None, False).warn(
             f"the report is of the run that finished before. {state[0].upper()}{state[1:]}"
@@ -165,7 +167,7 @@ def view(
         raise UserError(f"size {size}: a page shows {_SIZES[0]} to {_SIZES[1]} voxels of a side")
     source = Path(volume)
     target = source.with_suffix(".html") if output is None else Path(output)
-    refuse_existing(target, overwrite, given(map=source))
+    refuse_existing(target, overwrite, given(map=source), writes=PAGE)
     read = read_map(source)
     write_view(read.array, read.pixel_size, source.name, target, size=size, level=level, overwrite=overwrite)
     return target

@@ -39,7 +39,7 @@ class FinishedRun:
                                 f"run")
         read = [*inputs, *run_origins(self.folder)]
         for name in LOCAL_MAPS:
-            refuse_existing(self.folder / name, overwrite, read)
+            refuse_existing(self.folder / name, overwrite, read, own=self.folder)
         self._seen = {name: Fingerprint.of(self.folder / name) for name in ("summary.json", "half1.mrc", "half2.mrc")}
 
     def read(self, mask: Path | str | None, bfactor: float | None) -> LocalInput:

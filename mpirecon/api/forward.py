@@ -13,6 +13,7 @@ from mpirecon.api.particles import Particles
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.mrc import write_stack
+from mpirecon.io.replaced import MRC
 from mpirecon.io.run_inputs import particle_inputs
 from mpirecon.kinds import checked
 from mpirecon.model.aberrations import Aberrations
@@ -104,7 +105,8 @@ class ForwardModel:
             and when the particle file has changed.
         """
         self.particles.refuse_replaced()
-        refuse_existing(path, overwrite, [*files_among(map=volume), *particle_inputs(self.particles.path)])
+        refuse_existing(path, overwrite, [*files_among(map=volume), *particle_inputs(self.particles.path)],
+                        writes=MRC)
         prepared = self._prepare(volume)
         with write_stack(path, self.particles.box, self.particles.pixel_size, overwrite=overwrite) as append:
             for rows in self._batches():

@@ -12,7 +12,7 @@ import numpy as np
 
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.atomic import atomic_files, refuse_existing
-from mpirecon.io.checkpoint import NAME as CHECKPOINT
+from mpirecon.io.run_kinds import CHECKPOINT
 from mpirecon.io.inputs import Input
 from mpirecon.io.mrc import read_map, write_map
 from mpirecon.io.optics_table import read_mtf

@@ -12,7 +12,7 @@ from mpirecon.api.arguments import as_communicator, console_of
 from mpirecon.api.maps import FSC
 from mpirecon.api.options import configuration, source_of
 from mpirecon.api.scratch import Scratch
-from mpirecon.io.run_folder import NULL
+from mpirecon.io.run_kinds import NULL
 from mpirecon.io.run_output import read_summary
 from mpirecon.kinds import AnyPath, checked
 from mpirecon.parallel.agree import run_first, run_together

@@ -16,6 +16,7 @@ from mpirecon.errors import UserError, spoken
 from mpirecon.io.atomic import atomic_path, refuse_existing
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_layout import TRUTH
+from mpirecon.io.replaced import HDF5
 from mpirecon.io.run_inputs import particle_inputs
 from mpirecon.kinds import Positive, Seed, checked
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose, make_ctf
@@ -235,7 +236,7 @@ where errors were simulated, what ``truth`` knows of poses. ``mpirecon.data_fram
         UserError
             if `path` exists, without `overwrite`.
         """
-        refuse_existing(path, overwrite, particle_inputs(self.path))
+        refuse_existing(path, overwrite, particle_inputs(self.path), writes=HDF5)
         with self.file() as file:
             with atomic_path(path, overwrite) as temporary:
                 shutil.copyfile(self.path, temporary)
@@ -275,7 +276,7 @@ where errors were simulated, what ``truth`` knows of poses. ``mpirecon.data_fram
         ids, pose = new_poses(table, len(self))
         scratch = Scratch(SerialCommunicator()) if path is None else None
         target = scratch.path / "particles.h5" if path is None else Path(path)
-        refuse_existing(target, overwrite, particle_inputs(self.path))
+        refuse_existing(target, overwrite, particle_inputs(self.path), writes=HDF5)
         self.refuse_replaced()
         with atomic_path(target, overwrite) as temporary:
             shutil.copyfile(self.path, temporary)

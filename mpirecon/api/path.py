@@ -13,7 +13,7 @@ from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.options import configuration, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
-from mpirecon.io.run_folder import PATH
+from mpirecon.io.run_kinds import PATH
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.io.run_summary import WALKED
 from mpirecon.kinds import AnyPath, Count, NonNegative, checked

@@ -18,7 +18,8 @@ from mpirecon.api.scratch import Scratch
 from mpirecon.batch.units import parse_time
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import open_together
-from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
+from mpirecon.io.run_folder import RunFolder
+from mpirecon.io.run_kinds import RECONSTRUCTION
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_summary
 from mpirecon.kinds import AnyPath, Count, NonNegative, checked

@@ -15,7 +15,8 @@ from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.inputs import Input
-from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
+from mpirecon.io.run_folder import RunFolder
+from mpirecon.io.run_kinds import RECONSTRUCTION
 from mpirecon.io.run_inputs import run_origins
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.io.run_summary import RESULT

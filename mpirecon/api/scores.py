@@ -13,6 +13,7 @@ from mpirecon.api.maps import as_volume
 from mpirecon.api.options import configuration, read_particles, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.replaced import NUMPY, OTHER, STAR
 from mpirecon.io.formats import check_ending
 from mpirecon.io.given_weights import weights_inputs
 from mpirecon.io.inputs import Input, refuse_twice
@@ -111,8 +112,9 @@ def score(half1, half2, particles, output: AnyPath | None = None, *, star: AnyPa
 
 def _refuse_targets(targets: Sequence, overwrite: bool, read: list[Input], particles: Path) -> None:
     refuse_twice(targets)
-    for target in filter(None, targets):
-        refuse_existing(target, overwrite, [*read, *particle_inputs(particles)])
+    for target, kind in zip(targets, (OTHER, STAR, NUMPY)):
+        if target is not None:
+            refuse_existing(target, overwrite, [*read, *particle_inputs(particles)], writes=kind)
     for option, target in zip(("--star", "--cs"), targets[1:]):
         check_ending(option, target)
 

@@ -15,6 +15,7 @@ from mpirecon.api.particles import Particles
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
+from mpirecon.io.replaced import HDF5, MRC
 from mpirecon.io.inputs import refuse_twice
 from mpirecon.io.mrc import write_map
 from mpirecon.kinds import AnyPath, Positive, Range, checked
@@ -109,8 +110,10 @@ def simulate(
     with together(comm):
         if comm.rank == 0:
             refuse_twice([target, truth_map])
-            for file in filter(None, (target, truth_map)):
-                refuse_existing(file, overwrite, files_among(map=volume, model=model, second_map=second))
+            read = files_among(map=volume, model=model, second_map=second)
+            for file, kind in ((target, HDF5), (truth_map, MRC)):
+                if file is not None:
+                    refuse_existing(file, overwrite, read, writes=kind)
             source = _source(volume, model, box, pixel_size)
             console.say(source.description)
             other = _second(second, settings.second_fraction, volume is None and model is None, source)

@@ -33,11 +33,12 @@ def command(run1, run2, output, particles1, particles2, as_json, overwrite, quie
 
     import mpirecon
     from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.replaced import PAGE
     from mpirecon.io.run_inputs import run_inputs
 
     console = Console(quiet=quiet or as_json, verbose=verbose)
     if output is not None:
-        refuse_existing(output, overwrite, [*run_inputs(run1, particles1), *run_inputs(run2, particles2)])
+        refuse_existing(output, overwrite, [*run_inputs(run1, particles1), *run_inputs(run2, particles2)], writes=PAGE)
     compared = mpirecon.compare(run1, run2, particles1=particles1, particles2=particles2)
     if as_json:
         click.echo(json.dumps(compared.as_dict()))

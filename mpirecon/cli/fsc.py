@@ -40,6 +40,7 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
 
     import mpirecon
     from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.replaced import OTHER, PICTURE
     from mpirecon.io.inputs import given, refuse_twice
     from mpirecon.report.figures import check_suffix
     from mpirecon.validate.fsc_table import text_plot
@@ -48,9 +49,10 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
     if plot:
         check_suffix(plot, "--plot")
     refuse_twice([plot, csv_path])
-    for target in filter(None, (plot, csv_path)):
-        refuse_existing(target, overwrite, given(first_map=first, second_map=second,
-                                                 mask=None if mask == "auto" else mask))
+    read = given(first_map=first, second_map=second, mask=None if mask == "auto" else mask)
+    for target, kind in ((plot, PICTURE), (csv_path, OTHER)):
+        if target is not None:
+            refuse_existing(target, overwrite, read, writes=kind)
     found = mpirecon.fsc(first, second, mask, phase_randomise=phase_randomise, cones=cones, seed=seed)
     result = found.comparison
     for text in result.warnings:

@@ -95,7 +95,8 @@ def _task(particles, output, options):
     from mpirecon.batch.forecast import Task
     from mpirecon.cli.reconstruct import command as reconstruct
     from mpirecon.io.inputs import given
-    from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
+    from mpirecon.io.run_folder import RunFolder
+    from mpirecon.io.run_kinds import RECONSTRUCTION
     from mpirecon.parallel.threads import MOST_KEPT
     from mpirecon.solvers.config import Config
 

@@ -39,10 +39,11 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
     """
     from mpirecon.io import log_join
     from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.replaced import OTHER
     from mpirecon.io.run_inputs import run_inputs
 
     if csv_path is not None:
-        refuse_existing(csv_path, overwrite, run_inputs(folder))
+        refuse_existing(csv_path, overwrite, run_inputs(folder), writes=OTHER)
     logs = log_join.open_logs(folder)
     counts = log_join.count_iterations(logs)
     console = Console()

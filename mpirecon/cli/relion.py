@@ -187,7 +187,7 @@ def _how(job, asked: list[str], overwrite: bool, inputs: list[Path]) -> list[str
 
     Raises UserError where a finished run would be replaced that no job has made.
     """
-    from mpirecon.io.run_folder import RECONSTRUCTION
+    from mpirecon.io.run_kinds import RECONSTRUCTION
     from mpirecon.io.unfinished import state_of
 
     summary = job.run / RECONSTRUCTION.marker

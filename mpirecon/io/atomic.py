@@ -18,6 +18,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.file_names import refuse_odd_target
 from mpirecon.io.inputs import Input, refuse_inputs
 from mpirecon.io.packed import refuse_packed_name
+from mpirecon.io.replaced import kind_of, refuse_of_run, refuse_other_kind
 
 _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
              errno.EFBIG: "the file size limit is reached"}
@@ -36,14 +37,26 @@ def hidden_name_of(name: str) -> str | None:
     return None if found is None else found[1]
 
 
-def refuse_existing(path: str | os.PathLike, overwrite: bool, inputs: Iterable[Input] = ()) -> Path:
+def refuse_existing(path: str | os.PathLike, overwrite: bool, inputs: Iterable[Input] = (), *,
+                    writes: str | None = None, own: Path | None = None) -> Path:
     """The target as a Path; every command that writes a file asks this before it does anything else.
 
     inputs : what the command reads, none of which may be replaced
+    writes : the kind of file that is to be written, of those of io.replaced; where it is left out, a file of another
+        kind is refused when the new one is complete
+    own : folder of the run whose own files are written again
 
-    Raises UserError when the target is an input (even with `overwrite`), exists (without), is a folder, has the name
-    of a compressed file, or cannot be in its parent folder.
+    Raises UserError when the target is an input, a file of another kind or one of a finished run (even with
+    `overwrite`), exists (without), is a folder, has the name of a compressed file, or cannot be in its parent folder.
     """
+    path = _refuse_existing(path, overwrite, inputs)
+    refuse_of_run(path, own)
+    if writes is not None:
+        refuse_other_kind(path, writes)
+    return path
+
+
+def _refuse_existing(path: str | os.PathLike, overwrite: bool, inputs: Iterable[Input] = ()) -> Path:
     path = Path(path)
     refuse_odd_target(path)
     refuse_packed_name(path)
@@ -130,13 +143,15 @@ def atomic_path(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
     Raises
     ------
     UserError
-        when the target exists and overwrite is False, or when writing fails (disk full, no permission).
+        when the target exists and overwrite is False or it is a file of another kind, or when writing fails (disk
+        full, no permission).
     """
-    path = refuse_existing(path, overwrite)
+    path = _refuse_existing(path, overwrite)
     temporary = new_temporary(path)
     try:
         yield temporary
-        refuse_existing(path, overwrite)  # someone may have written it meanwhile
+        _refuse_existing(path, overwrite)  # someone may have written it meanwhile
+        refuse_other_kind(path, kind_of(temporary))
         os.replace(temporary, path)
     except OSError as error:
         raise write_failed(path, error) from error
@@ -161,6 +176,8 @@ def atomic_files(folder: str | os.PathLike) -> Iterator[Path]:
         raise write_failed(folder, error) from error
     try:
         yield staging
+        for file in staging.iterdir():
+            refuse_other_kind(folder / file.name, kind_of(file))
         for file in sorted(staging.iterdir()):
             os.replace(file, folder / file.name)
     except OSError as error:

@@ -16,7 +16,6 @@ from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, re
 
 FORMAT = "mpirecon-checkpoint"
 VERSION = 5
-NAME = "checkpoint.h5"
 
 
 def write_checkpoint(path: Path, facts: dict, arrays: dict[str, np.ndarray]) -> None:

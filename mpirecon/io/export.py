@@ -20,6 +20,8 @@ from mpirecon.io.inputs import Input, refuse_inputs
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.optics_table import read_mtf
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.replaced import MRC, NUMPY
+from mpirecon.io.replaced import STAR as STAR_FILE
 from mpirecon.io.run_inputs import run_inputs
 from mpirecon.io.run_output import open_particles, read_particle_table, read_summary
 from mpirecon.io.stack_contrast import contrast_warning, rescaled, untold
@@ -29,6 +31,9 @@ from mpirecon.model.pose_state import FOUND, REFINED
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
 _SAME_STEP = 5e-4  # fractions of a path that are reported with three digits
+
+#: kinds of files that are written, by the ending of their names
+_WRITES = {".cs": NUMPY, ".mrcs": MRC}
 
 #: what `ExportOptions.poses` and `coordinates` can be
 POSES, COORDINATES = ("original", "used"), ("as-stored", "flipped")
@@ -86,7 +91,7 @@ def export_run(
     refuse_inputs(targets, chain(run_inputs(folder, options.particles), transfer))
     _check_options(options)
     for target in targets:
-        refuse_existing(target, options.overwrite)
+        refuse_existing(target, options.overwrite, writes=_WRITES.get(target.suffix.lower(), STAR_FILE))
     summary = read_summary(folder)
     with open_particles(Path(folder), summary, options.particles) as file:
         run = _read_run(Path(folder), file)

@@ -14,6 +14,7 @@ import numpy as np
 from mpirecon import __version__
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.replaced import HDF5
 from mpirecon.io.cryosparc import with_own_uids
 from mpirecon.io.families import find_families
 from mpirecon.io.fingerprint import Seen
@@ -70,7 +71,7 @@ def import_particles(
     tables = [Path(path), *options.passthrough]
     run_together(comm, lambda: _refuse_folders(tables))
     beside = [Input("table", path), *options.inputs]
-    output = run_together(comm, lambda: refuse_existing(output, options.overwrite, beside))
+    output = run_together(comm, lambda: refuse_existing(output, options.overwrite, beside, writes=HDF5))
     unchanged = run_together(comm, lambda: Seen.now(tables))
     unchanged.agree(comm)
     options = form.settled(options)

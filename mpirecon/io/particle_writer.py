@@ -15,6 +15,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import new_temporary, refuse_existing, write_failed
+from mpirecon.io.replaced import HDF5
 from mpirecon.io.hdf5 import put_attributes
 from mpirecon.io.linked import Links, write_links
 from mpirecon.io.particle_layout import DATASETS, FORMAT, TRUTH, VERSION
@@ -64,7 +65,7 @@ class ParticleWriter:
         links: Links | None = None,
     ) -> None:
         self.comm = comm or SerialCommunicator()
-        self.path = run_together(self.comm, lambda: refuse_existing(path, overwrite))
+        self.path = run_together(self.comm, lambda: refuse_existing(path, overwrite, writes=HDF5))
         self.overwrite, self.m, self.box, self.dtype = overwrite, m, box, np.dtype(dtype)
         self.rows = slice(*(rows or slab(m, self.comm.size, self.comm.rank)))
         if m < 1:

@@ -35,8 +35,8 @@ def check_refined(path: Path, file: ParticleFile, overwrite: bool) -> list[str]:
     if tables:
         _optics_of(tables, source)
     refuse_rescaled(file, path)
-    remedy = ("mpirecon export OUT --star FILE.star --stack FILE.mrcs writes the run's images with protein bright, to be "
-              "imported first")
+    remedy = ("mpirecon export OUT --star FILE.star --stack FILE.mrcs writes the run's images with protein bright, to "
+              "be imported first")
     return list(filter(None, [contrast_warning(file, np.ones(len(file), bool), path, remedy)]))
 
 

@@ -17,62 +17,14 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from mpirecon.errors import UserError
 from mpirecon.io import folder_lock
 from mpirecon.io.atomic import hidden_name_of, refuse_unwritable, temporary_name, write_failed
-from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.inputs import Input, inputs_among
-from mpirecon.io.unfinished import MARKERS, UNFINISHED, state_of
-
-#: the particle file that a run makes of a table: it refers to the table's stacks
-LINKED = "linked.h5"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of run: its name in messages, the file that a finished one ends with, and all files that it may leave.
-
-    kind : what the marker says under this name, by which kinds of one marker are distinguished
-    """
-
-    name: str
-    marker: str
-    files: tuple[str, ...]
-    kind: str | None = None
-
-    def finished_in(self, folder: Path) -> bool:
-        """Whether results of this kind are in a folder, all of them."""
-        path = folder / self.marker
-        if not path.exists() or all(other is self or other.marker != self.marker for other in KINDS):
-            return path.exists()
-        try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("kind")
-        except (OSError, ValueError, AttributeError):
-            found = None
-        return found == self.kind
-
-    def left_in(self, folder: Path) -> str:
-        """What a run that has just finished left in its folder, in words."""
-        return ", ".join([*(n for n in self.files if n != self.marker and (folder / n).exists()), self.marker, "logs/"])
-
-
-RECONSTRUCTION = Kind("reconstruction", MARKERS[0], (
-    "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "sharpened.mrc", "discarded.mrc",
-    "locres.mrc", "locres_filtered.mrc", "fsc.csv", "views.csv", "detection.csv", "particles.h5", "report.html", LINKED,
-    CHECKPOINT,
-))  # fmt: skip
-
-NULL = Kind("null run", MARKERS[1], ("null.json", "fsc.csv", LINKED))
-
-PATH = Kind("path", MARKERS[0], (
-    "summary.json", "path.csv", "fsc.csv", "views.csv", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc",
-    "particles.h5", "report.html", LINKED, CHECKPOINT,
-), kind="path")  # fmt: skip
-
-KINDS = (RECONSTRUCTION, NULL, PATH)
+from mpirecon.io.run_kinds import CHECKPOINT, KINDS, LINKED, Kind
+from mpirecon.io.unfinished import UNFINISHED, state_of
 
 #: what a run leaves that was ended before it had anything to keep
 _LEFTOVERS = {"logs", UNFINISHED, folder_lock.NAME}

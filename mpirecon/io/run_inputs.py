@@ -13,7 +13,7 @@ from mpirecon.io.given_weights import weights_inputs
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_output import files_read, open_particles, read_summary
-from mpirecon.io.unfinished import MARKERS
+from mpirecon.io.run_kinds import MARKERS
 
 
 def particle_inputs(path: str | os.PathLike) -> list[Input]:

@@ -19,8 +19,8 @@ from mpirecon.io.file_names import as_file_name
 from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, put_attributes, read_all, reading, store_checked
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.run_folder import KINDS, LINKED, NULL, PATH, RECONSTRUCTION
-from mpirecon.io.run_folder import Kind as RunKind
+from mpirecon.io.run_kinds import KINDS, LINKED, NULL, PATH, RECONSTRUCTION
+from mpirecon.io.run_kinds import Kind as RunKind
 from mpirecon.io.run_summary import ANY, check_summary
 from mpirecon.io.unfinished import state_of
 

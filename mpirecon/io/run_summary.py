@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mpirecon.errors import UserError
-from mpirecon.io.run_folder import PATH
+from mpirecon.io.run_kinds import PATH
 
 _TEXT, _NUMBER, _LIST, _OBJECT, _FLAG = "text", "a number", "a list", "an object", "true or false"
 _TYPES = {_TEXT: str, _NUMBER: (int, float), _LIST: list, _OBJECT: dict, _FLAG: bool}

@@ -70,9 +70,9 @@ def refuse_mixed_signs(particles: Path, target: Path, remedy: str) -> None:
 
 def _refuse_mixed(dark: np.ndarray, path: Path, source: str | Path, remedy: str) -> None:
     if dark.any() and not dark.all():
-        raise UserError(f"{path}: protein is dark in the images of {int(dark.sum())} of these {len(dark)} particles and "
-                        f"bright in the others ({SIGN} of {source}), which a STAR file cannot say: in RELION's map they "
-                        f"would cancel each other. {remedy}")
+        raise UserError(f"{path}: protein is dark in the images of {int(dark.sum())} of these {len(dark)} particles "
+                        f"and bright in the others ({SIGN} of {source}), which a STAR file cannot say: in RELION's map "
+                        f"they would cancel each other. {remedy}")
 
 
 def refuse_rescaled(file: ParticleFile, path: Path) -> None:
@@ -102,8 +102,8 @@ def untold(file: ParticleFile, contrast: bool = False) -> str | None:
         words.append("--contrast")
     if not words:
         return None
-    return (f"columns are as in {Path(file.source()[0]).name}, without what was said at its import ({', '.join(words)}): "
-            f"say it to other programs too, and import the new table in the same way")
+    return (f"columns are as in {Path(file.source()[0]).name}, without what was said at its import "
+            f"({', '.join(words)}): say it to other programs too, and import the new table in the same way")
 
 
 def _told(file: ParticleFile) -> dict:

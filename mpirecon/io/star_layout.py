@@ -213,8 +213,8 @@ def _with_sections(layout: Layout, keywords: list[tuple], blocks: list[_Block]) 
     bad = next((number for number, block in enumerate(blocks) if block.bad is not None), None)
     if bad is not None:
         raise UserError(
-            f"{path}, line {layout.lines[bad] + blocks[bad].bad + 1}: {not_utf8(b'')} (a name of a file that is not UTF-8 "
-            "is changed by that: rename such a file)"
+            f"{path}, line {layout.lines[bad] + blocks[bad].bad + 1}: {not_utf8(b'')} (a name of a file that is not "
+            "UTF-8 is changed by that: rename such a file)"
         )
     if all(name is None for _, name, _ in keywords):
         raise UserError(f"{path} is not a STAR file: it has no data_ block")

@@ -18,5 +18,5 @@ def not_utf8(start: bytes) -> str:
     name = wide_encoding(start)
     if name is None:
         return "not UTF-8 text; convert it first, for example with iconv -f latin1 -t utf8"
-    return (f"{name} text, as some Windows programs save it, and not UTF-8; convert it first, for example with iconv -f "
-            f"{name.lower()} -t utf8")
+    return (f"{name} text, as some Windows programs save it, and not UTF-8; convert it first, for example with "
+            f"iconv -f {name.lower()} -t utf8")

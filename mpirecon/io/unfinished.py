@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mpirecon.errors import UserError
 from mpirecon.io import folder_lock
-from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.checkpoint import Checkpoint
+from mpirecon.io.run_kinds import CHECKPOINT, MARKERS
 
 #: folder, within the output folder, of results that are not complete
 UNFINISHED = "unfinished"
@@ -20,10 +20,6 @@ _AGAIN = {True: "the same command with --resume", False: "the same call with res
 
 #: bytes at the end of a log that have its last lines
 _TAIL = 4096
-
-#: the last files of finished runs: of a reconstruction, of a null run
-MARKERS = ("summary.json", "null.json")
-
 
 def state_of(folder: Path) -> str | None:
     """A sentence about the unfinished run in a folder; None where there is no sign of one."""

@@ -14,7 +14,7 @@ import scipy
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_identity import Matched, match_particles, same_rows
-from mpirecon.io.run_folder import RECONSTRUCTION
+from mpirecon.io.run_kinds import RECONSTRUCTION
 from mpirecon.io.run_output import open_particles, read_summary, took_part
 from mpirecon.io.run_summary import COMPARED
 from mpirecon.report.details import setting, weights_in_words

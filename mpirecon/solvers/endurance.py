@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpirecon.errors import UserError
-from mpirecon.io.checkpoint import NAME
+from mpirecon.io.run_kinds import CHECKPOINT as NAME
 from mpirecon.io.mrc import write_map
 from mpirecon.io.unfinished import UNFINISHED
 from mpirecon.parallel.comm import together

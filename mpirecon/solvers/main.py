@@ -19,7 +19,7 @@ from mpirecon.io.file_names import as_argument
 from mpirecon.io.inputs import given
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.run_folder import RECONSTRUCTION
+from mpirecon.io.run_kinds import RECONSTRUCTION
 from mpirecon.io.run_log import LISTED, launcher_environment, user_name, usually_listed
 from mpirecon.model.choices import check_choice
 from mpirecon.parallel.agree import run_first

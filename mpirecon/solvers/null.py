@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mpirecon.io.run_folder import NULL
+from mpirecon.io.run_kinds import NULL
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import write_summary
 from mpirecon.operators.background import Background

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
-from mpirecon.io.run_folder import PATH
+from mpirecon.io.checkpoint import Checkpoint, write_checkpoint
+from mpirecon.io.run_kinds import CHECKPOINT as NAME
+from mpirecon.io.run_kinds import PATH
 from mpirecon.io.run_log import ON_NOISE
 from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, together

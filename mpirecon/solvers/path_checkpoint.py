@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 
 from mpirecon.io.checkpoint import Checkpoint
-from mpirecon.io.run_folder import PATH
+from mpirecon.io.run_kinds import PATH
 from mpirecon.solvers.walk import Walk, Walked
 
 

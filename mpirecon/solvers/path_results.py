@@ -10,7 +10,7 @@ import numpy as np
 
 from mpirecon.io.atomic import atomic_path
 from mpirecon.io.mrc import write_map
-from mpirecon.io.run_folder import PATH
+from mpirecon.io.run_kinds import PATH
 from mpirecon.io.run_output import write_particle_table, write_summary
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together

@@ -14,6 +14,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.replaced import STAR
 from mpirecon.io.cryosparc_optics import PRESETS, signs_of
 from mpirecon.io.cryosparc_optics import TERMS as CS_TERMS
 from mpirecon.io.mrc import read_map
@@ -72,7 +73,7 @@ def run_phases(
     with run_together(comm, lambda: open_particles(folder, summary, particles)) as file:
         agree_on(comm, file)
         if star is not None:
-            run_together(comm, lambda: refuse_existing(star, overwrite, run_inputs(folder, particles)))
+            run_together(comm, lambda: refuse_existing(star, overwrite, run_inputs(folder, particles), writes=STAR))
             for text in run_together(comm, lambda: check_refined(star, file, overwrite)):
                 console.warn(text)
         table = run_together(comm, lambda: read_particle_table(folder / "particles.h5"))

@@ -12,7 +12,8 @@ from mpirecon.io.inputs import Input, given
 from mpirecon.io.formats import is_table
 from mpirecon.io.particle_file import ParticleFile, open_together
 from mpirecon.io.reading import refuse_reading
-from mpirecon.io.run_folder import Kind, RunFolder
+from mpirecon.io.run_folder import RunFolder
+from mpirecon.io.run_kinds import Kind
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.shared_folder import refuse_unshared
 from mpirecon.parallel.agree import run_first

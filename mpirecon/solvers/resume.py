@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.checkpoint import NAME, Checkpoint, writing_checkpoint
+from mpirecon.io.checkpoint import Checkpoint, writing_checkpoint
+from mpirecon.io.run_kinds import CHECKPOINT as NAME
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.select import median
