@@ -47,12 +47,10 @@ def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose
     """
     import mpirecon
     from mpirecon.io.atomic import refuse_existing
-    from mpirecon.io.replaced import MRC
     from mpirecon.io.inputs import given
 
     console = Console(quiet=quiet, verbose=verbose)
-    read = given(map=map_path, particle_file=particles)
-    refuse_existing(output, overwrite, read, writes=MRC)  # before a large file is read
+    refuse_existing(output, overwrite, given(map=map_path, particle_file=particles))  # before a large file is read
     posed = mpirecon.open(particles)
     chosen = range(*rows.indices(len(posed)))
     if not chosen:

@@ -71,7 +71,7 @@ def import_particles(
     tables = [Path(path), *options.passthrough]
     run_together(comm, lambda: _refuse_folders(tables))
     beside = [Input("table", path), *options.inputs]
-    output = run_together(comm, lambda: refuse_existing(output, options.overwrite, beside, writes=HDF5))
+    output = run_together(comm, lambda: refuse_existing(output, options.overwrite, beside))
     unchanged = run_together(comm, lambda: Seen.now(tables))
     unchanged.agree(comm)
     options = form.settled(options)
@@ -86,7 +86,7 @@ def import_particles(
     transfer = run_together(comm, lambda: mtf_files(table, options.data_dir))
     run_together(comm, lambda: refuse_existing(output, options.overwrite, chain(
         (Input("stack of images", stack.path) for stack in stacks), (Input("MTF", file) for file in transfer)
-    )))  # fmt: skip
+    ), writes=HDF5))  # fmt: skip
     settle(comm, table, options.reading, options.bfactor_sign, options.scale_defocus)
     compare_with_stacks(comm, table, stacks, options.reading, options.pixel_size is not None)
     rescaling, pixel_sizes, box = None, None, stacks[0].box
