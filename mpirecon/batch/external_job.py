@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, temporary_name, write_failed
-from mpirecon.io.run_folder import RECONSTRUCTION
+from mpirecon.io.run_kinds import RECONSTRUCTION
 from mpirecon.io.unfinished import state_of
 from mpirecon.io.file_names import as_bytes
 

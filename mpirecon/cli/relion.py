@@ -161,8 +161,8 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
                                        reference=reference))
     asked = ["reconstruct", as_argument(particles), "-o", as_argument(job.run), *words]
     if not {"--select", "--first"} & set(words):  # which may leave images of one contrast
-        refuse_mixed_signs(particles, job.folder / KEPT, "Run mpirecon reconstruct and mpirecon export --star FILE.star "
-                           "--stack FILE.mrcs, and give this job that STAR file")
+        refuse_mixed_signs(particles, job.folder / KEPT, "Run mpirecon reconstruct and mpirecon export --star "
+                           "FILE.star --stack FILE.mrcs, and give this job that STAR file")
     how = _how(job, asked, overwrite, [path for path in (particles, mask, reference) if path not in (None, "auto")])
     if how is None:
         click.echo(f"the run in {job.run} is finished, and was asked for the same: its results are exported again")
