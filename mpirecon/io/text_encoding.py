@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+
 #: how texts begin whose letters have two or four bytes; the longer ones first, of which a shorter one is the beginning
 _WIDE = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
          codecs.BOM_UTF16_BE: "UTF-16"}
