@@ -14,6 +14,11 @@ from mpirecon.kernels.cache import njit
 from mpirecon.kernels.sphere import numbers_of
 
 
+def row_room(points: int) -> np.ndarray:
+    """Room for the shells of a row's points: kernels that make arrays of their own need Numba while they run."""
+    return np.empty(points, np.int32)
+
+
 @njit(inline="always")
 def shells_of_row(kz, ky, p, ratio, last, out):
     """The shell of each of a row's first points, out : (points,) int32, which a processor finds many at a time; `last`
@@ -32,12 +37,14 @@ def radial_sum(values, stride, component, ratio, total, first=0, last=-1) -> Non
     """
     p, _, width = values.shape
     rows = width * np.arange(p * p).reshape(p, p), np.full((p, p), width)
-    _radial_sum(values.reshape(-1), *rows, stride, component, ratio, total, first, p if last < 0 else last)
+    _radial_sum(values.reshape(-1), *rows, stride, component, ratio, row_room(p // 2 + 1), total, first,
+                p if last < 0 else last)
 
 
 def weight_sum(folded, ratio, total, first=0, last=-1) -> None:
     """As ``radial_sum``, of the weights of a folded accumulator (p, p, p//2 + 1, 3) float32, whole or packed."""
-    _radial_sum(*numbers_of(folded), 3, 2, ratio, total, first, len(folded) if last < 0 else last)
+    _radial_sum(*numbers_of(folded), 3, 2, ratio, row_room(len(folded) // 2 + 1), total, first,
+                len(folded) if last < 0 else last)
 
 
 @lru_cache(maxsize=8)
@@ -45,16 +52,16 @@ def shell_points(p: int, ratio: float, shells: int) -> np.ndarray:
     """Points of the whole grid in each shell, (shells,) float64, read-only."""
     count, width = np.zeros(shells), p // 2 + 1
     rows = np.zeros((p, p), np.int64), np.full((p, p), width)  # all are one row of ones
-    _radial_sum(np.ones(width, np.float32), *rows, 1, 0, ratio, count, 0, p)
+    _radial_sum(np.ones(width, np.float32), *rows, 1, 0, ratio, row_room(width), count, 0, p)
     count.setflags(write=False)
     return count
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _radial_sum(values, start, length, stride, component, ratio, total, first, last):
+def _radial_sum(values, start, length, stride, component, ratio, shell, total, first, last):
     """start, length : (p, p) int64, where each row begins among the values, and how many it has; the rest are zero."""
     p = start.shape[0]
-    shell, beyond = np.empty(p // 2 + 1, np.int32), np.int32(total.size - 1)
+    beyond = np.int32(total.size - 1)
     for kz in range(first, last):
         for ky in range(p):
             at, here = start[kz, ky] + component, length[kz, ky] // stride
@@ -67,13 +74,14 @@ def _radial_sum(values, start, length, stride, component, ratio, total, first, l
 def divide_regularised(folded, ridge, ratio, out, first=0, last=-1) -> None:
     """out = numerator / (weight + ridge[shell]) of a folded (p, p, p//2 + 1, 3) float32 accumulator, whole or packed;
     0 where 0/0."""
-    _divide_regularised(*numbers_of(folded), ridge, ratio, out, first, len(folded) if last < 0 else last)
+    _divide_regularised(*numbers_of(folded), ridge, ratio, row_room(len(folded) // 2 + 1), out, first,
+                        len(folded) if last < 0 else last)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _divide_regularised(values, start, length, ridge, ratio, out, first, last):
+def _divide_regularised(values, start, length, ridge, ratio, shell, out, first, last):
     p = start.shape[0]
-    shell, beyond = np.empty(p // 2 + 1, np.int32), np.int32(ridge.size - 1)
+    beyond = np.int32(ridge.size - 1)
     for kz in range(p):
         for ky in range(first, last):
             at, here = start[kz, ky], length[kz, ky] // 3
@@ -88,13 +96,14 @@ def _divide_regularised(values, start, length, ridge, ratio, out, first, last):
 
 def precondition(spectrum, folded, ridge, ratio, first=0, last=-1) -> None:
     """spectrum /= weight + ridge[shell], in place; zero where that is not positive. folded : whole or packed"""
-    _precondition(spectrum, *numbers_of(folded), ridge, ratio, first, len(folded) if last < 0 else last)
+    _precondition(spectrum, *numbers_of(folded), ridge, ratio, row_room(len(folded) // 2 + 1), first,
+                  len(folded) if last < 0 else last)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _precondition(spectrum, values, start, length, ridge, ratio, first, last):
+def _precondition(spectrum, values, start, length, ridge, ratio, shell, first, last):
     p = start.shape[0]
-    shell, beyond = np.empty(p // 2 + 1, np.int32), np.int32(ridge.size - 1)
+    beyond = np.int32(ridge.size - 1)
     for kz in range(p):
         for ky in range(first, last):
             at, here = start[kz, ky], length[kz, ky] // 3
@@ -106,13 +115,14 @@ def _precondition(spectrum, values, start, length, ridge, ratio, first, last):
 
 def multiply_regularised(spectrum, transfer, ridge, ratio, first=0, last=-1) -> None:
     """spectrum *= transfer + ridge[shell], in place; transfer : (p, p, p//2 + 1) float32."""
-    _multiply_regularised(spectrum, transfer, ridge, ratio, first, len(transfer) if last < 0 else last)
+    _multiply_regularised(spectrum, transfer, ridge, ratio, row_room(len(transfer) // 2 + 1), first,
+                          len(transfer) if last < 0 else last)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _multiply_regularised(spectrum, transfer, ridge, ratio, first, last):
+def _multiply_regularised(spectrum, transfer, ridge, ratio, shell, first, last):
     p = transfer.shape[0]
-    shell, beyond = np.empty(p // 2 + 1, np.int32), np.int32(ridge.size - 1)
+    beyond = np.int32(ridge.size - 1)
     for kz in range(p):
         for ky in range(first, last):
             shells_of_row(kz, ky, p, ratio, beyond, shell)

@@ -10,18 +10,17 @@ import numpy as np
 
 from mpirecon.kernels.cache import njit
 from mpirecon.kernels.ctf import sine_of_turns
-from mpirecon.kernels.radial import shells_of_row
+from mpirecon.kernels.radial import row_room, shells_of_row
 
 
 def correlate_shells(a, b, sums) -> None:
     """Add Σ Re a b*, Σ|a|², Σ|b|² over the full transform into sums (3, n//2 + 1) float64; a, b : complex, or real."""
-    _correlate_shells(a, b, sums)
+    _correlate_shells(a, b, row_room(a.shape[2]), sums)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _correlate_shells(a, b, sums):
+def _correlate_shells(a, b, shell, sums):
     n, width = a.shape[0], a.shape[2]
-    shell = np.empty(width, np.int32)
     for kz in range(n):
         for ky in range(n):
             shells_of_row(kz, ky, n, 1.0, np.int32(width), shell)
@@ -38,13 +37,13 @@ def _correlate_shells(a, b, sums):
 
 def scale_shells(spectrum, gain) -> None:
     """Multiply each shell by its gain, in place; gain : (n//2 + 2,) float32, the last that of everything beyond."""
-    _scale_shells(spectrum, gain)
+    _scale_shells(spectrum, gain, row_room(spectrum.shape[2]))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _scale_shells(spectrum, gain):
+def _scale_shells(spectrum, gain, shell):
     n = spectrum.shape[0]
-    shell, beyond = np.empty(spectrum.shape[2], np.int32), np.int32(gain.size - 1)
+    beyond = np.int32(gain.size - 1)
     for kz in range(n):
         for ky in range(n):
             shells_of_row(kz, ky, n, 1.0, beyond, shell)
@@ -111,13 +110,12 @@ def correlate_cells(a, b, top, cells, sums) -> None:
 
     top, cells : of ``coverage.view_bins``
     """
-    _correlate_cells(a, b, top, cells.cumsum() - cells, cells, sums)
+    _correlate_cells(a, b, top, cells.cumsum() - cells, cells, row_room(a.shape[2]), sums)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _correlate_cells(a, b, top, first, cells, sums):
+def _correlate_cells(a, b, top, first, cells, shell, sums):
     n, width = a.shape[0], a.shape[2]
-    shell = np.empty(width, np.int32)
     for kz in range(n):
         z = kz - n if 2 * kz >= n else kz
         for ky in range(n):
