@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import mrcfile
 import numpy as np
@@ -54,6 +56,18 @@ def naive_table(path) -> dict[str, list[str]]:
         elif labels and len(words) > 1 and not line.startswith("#"):
             rows.append(words)
     return {label: [row[i] for row in rows] for i, label in enumerate(labels)}
+
+
+def test_a_run_of_imported_particles_loads_neither_pandas_nor_numba(shared_data, tmp_path):
+    """Where its kernels were compiled before: they take as long to load as the whole of a small run."""
+    path = shared_data / "ribo70s_real" / "particles.star"
+    assert run(["import", str(path), "-o", str(tmp_path / "p.h5"), "-q"]) == 0
+    program = ("import sys; from mpirecon.cli import run; code = run(sys.argv[1:]); "
+               "print(code, sorted({'numba', 'pandas'} & set(sys.modules)))")
+    command = ["reconstruct", tmp_path / "p.h5", "-o", tmp_path / "run", "-q", "--overwrite"]
+    for _ in range(2):  # the first may compile
+        done = subprocess.run([sys.executable, "-c", program, *map(str, command)], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
 
 
 def check_against_naive(path, pose, ctf, pixel_size, stretch=1.0):

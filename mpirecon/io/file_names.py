@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
+
 from mpirecon.errors import UserError
 
 _KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"),
@@ -23,6 +25,13 @@ UNCHANGED = "surrogateescape"
 def as_bytes(text: str) -> bytes:
     """A text as files hold it: UTF-8, but for the bytes of file names that are not."""
     return text.encode("utf-8", UNCHANGED)
+
+
+def as_texts(cells: np.ndarray) -> np.ndarray:
+    """(m,) bytes as files hold them → (m,) texts, object."""
+    out = np.empty(len(cells), object)
+    out[:] = [cell.decode("utf-8", UNCHANGED) for cell in cells.tolist()]
+    return out
 
 
 def as_file_name(text: str) -> str:

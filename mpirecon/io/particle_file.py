@@ -17,7 +17,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.hdf5 import attributes_of, dataset_of, open_hdf5, read_all, reading
 from mpirecon.io.fingerprint import Fingerprint, Seen, change_of, refuse_changed
-from mpirecon.io.file_names import as_file_name
+from mpirecon.io.file_names import as_file_name, as_texts
 from mpirecon.io.inputs import Input
 from mpirecon.io.linked import LinkedImages
 from mpirecon.io.particle_layout import DATASETS, TRUTH, check_lengths, checked_attributes, checked_pixel_size
@@ -296,7 +296,8 @@ class ParticleFile:
                     continue
                 for label in (name, f"rln{name}", f"_{name}", f"_rln{name}"):
                     if label in labels:
-                        return np.asarray(read_column(group, labels.index(label), label))
+                        # without pandas and Numba, which a table's columns need and take half a second to load
+                        return as_texts(read_column(group, labels.index(label), label))
                 known.update(labels)
         what = f"it has {', '.join(sorted(known))}" if known else "it was not made from a table (mpirecon import)"
         raise UserError(f"{self.path}: there is no column {name}; {what}")

@@ -17,8 +17,6 @@ from mpirecon.parallel.comm import together
 if TYPE_CHECKING:  # pandas is slow to load, and most runs never look at the imported table
     import pandas as pd
 
-    from mpirecon.io.text_column import TextColumn
-
 _ROWS = 16384  # rows of a chunk of a column
 _COMPRESSED = {"compression": "gzip", "compression_opts": 1}
 
@@ -110,22 +108,22 @@ def _text_type(width: int) -> np.dtype:
 def _read_table(group: h5py.Group) -> pd.DataFrame:
     import pandas as pd
 
+    from mpirecon.io.text_column import TextColumn
+
     labels = [str(label) for label in group.attrs["columns"]]
-    columns = {label: read_column(group, i, label) for i, label in enumerate(labels)}
+    columns = {label: TextColumn(read_column(group, i, label)) for i, label in enumerate(labels)}
     table = pd.DataFrame(columns, columns=labels, copy=False)
     if group.attrs.get("pairs", False):
         table.attrs["pairs"] = True
     return table
 
 
-def read_column(group: h5py.Group, i: int, label: str) -> TextColumn:
-    """Column number i of a table."""
-    from mpirecon.io.text_column import TextColumn
-
+def read_column(group: h5py.Group, i: int, label: str) -> np.ndarray:
+    """The cells of column number i of a table, (m,) fixed-width bytes."""
     cells = read_all(group[_column_name(i, label)]).astype(bytes, copy=False)
     if cells.shape != (int(group.attrs["rows"]),):
         raise ValueError(f"column {label} is {cells.shape}, the table has {group.attrs['rows']} rows")
-    return TextColumn(cells)
+    return cells
 
 
 def _storable(array: np.ndarray, field: str) -> np.ndarray:

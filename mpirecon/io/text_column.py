@@ -8,7 +8,7 @@ import pandas as pd
 from pandas.api.extensions import ExtensionArray, ExtensionDtype, register_extension_dtype
 
 from mpirecon.io import star_scan
-from mpirecon.io.file_names import UNCHANGED, as_bytes
+from mpirecon.io.file_names import UNCHANGED, as_bytes, as_texts
 
 
 @register_extension_dtype
@@ -86,8 +86,7 @@ class TextColumn(ExtensionArray):
         return iter(self.__array__())
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        out = np.empty(len(self), object)
-        out[:] = [cell.decode("utf-8", UNCHANGED) for cell in self.cells.tolist()]
+        out = as_texts(self.cells)
         return out if dtype in (None, object) else out.astype(dtype)
 
     def __eq__(self, other):
