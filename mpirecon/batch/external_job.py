@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, temporary_name, write_failed
+from mpirecon.io.file_names import as_bytes
 from mpirecon.io.run_kinds import RECONSTRUCTION
 from mpirecon.io.unfinished import state_of
-from mpirecon.io.file_names import as_bytes
 
 SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{end}" for end in ("SUCCESS", "FAILURE", "ABORTED"))
 ABORT_NOW = "RELION_JOB_ABORT_NOW"

@@ -31,7 +31,8 @@ class GroupFile(click.ParamType):
 @click.option("--cs", type=ANY_PATH, metavar="FILE.cs",
               help="cryoSPARC file of the kept particles, where they came from one.")
 @click.option("--stack", type=ANY_PATH, metavar="FILE.mrcs",
-              help="Also write the images of these particles, and point to them; needed after simulate.")
+              help="Also write the images of these particles, with protein bright, and point to them; needed after "
+              "simulate, and for a STAR file where protein is dark in some or all of the images.")
 @click.option("--particles", type=EXISTING_FILE, help="The run's particle file, where it was moved.")
 @click.option("--poses", type=click.Choice(["original", "used"]), default="original", show_default=True,
               help="With simulated errors: write the original poses and defoci, or the wrong ones that the run used, "

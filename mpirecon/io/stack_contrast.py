@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, option_of
 from mpirecon.io.cs_file import read_cs
 from mpirecon.io.formats import format_of, is_table
 from mpirecon.io.particle_file import ParticleFile
@@ -22,9 +22,6 @@ SIGN = "blob/sign"
 _READ_WITH = {"pixel_size": None, "voltage": None, "cs": None, "amplitude_contrast": None, "units": {},
               "shift_axes": "x,y", "use_ctf": True, "ctf_premultiplied": None, "ctf_phase_flipped": None,
               "bfactor_sign": "auto", "scale_defocus": False, "ignore_aberrations": False}
-
-#: those that are spelled otherwise on the command line
-_SPELLED = {"units": "--unit", "use_ctf": "--no-ctf"}
 
 
 def dark_in_stacks(file: ParticleFile) -> np.ndarray:
@@ -96,8 +93,7 @@ def untold(file: ParticleFile, contrast: bool = False) -> str | None:
     contrast : also --contrast, of a table that names a sign of its own
     """
     told = _told(file)
-    words = [_SPELLED.get(name, f"--{name.replace('_', '-')}") for name, usual in _READ_WITH.items()
-             if told.get(name, usual) != usual]
+    words = [option_of(name) for name, usual in _READ_WITH.items() if told.get(name, usual) != usual]
     if contrast and told.get("contrast") is not None:
         words.append("--contrast")
     if not words:
