@@ -156,11 +156,15 @@ def image_power(data, ctf, multiplicity, premultiplied, out):
 @njit(cache=True, nogil=True, error_model="numpy")
 def image_shells(data, multiplicity, shell, out):
     """out[i, k] = power of image i in shell k, (m, shells) float64, summed over the whole plane."""
-    for i in range(data.shape[0]):
-        sums = out[i]
-        sums[:] = 0.0
+    out[:] = 0.0
+    side_by_side = data.shape[0] // 4 * 4  # a sum waits for the one before it, and those of other images do not
+    for i in range(0, side_by_side, 4):
         for s in range(shell.size):
-            sums[shell[s]] += multiplicity[s] * (data[i, s].real ** 2 + data[i, s].imag ** 2)
+            for j in range(i, i + 4):
+                out[j, shell[s]] += multiplicity[s] * (data[j, s].real ** 2 + data[j, s].imag ** 2)
+    for i in range(side_by_side, data.shape[0]):
+        for s in range(shell.size):
+            out[i, shell[s]] += multiplicity[s] * (data[i, s].real ** 2 + data[i, s].imag ** 2)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

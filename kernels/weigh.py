@@ -18,6 +18,14 @@ def weigh(data, ctf, on_data, on_weight, column, premultiplied, numerator, weigh
     numerator : (m, s) complex64 and weight : (m, s) float32, overwritten.
     """
     for i in range(data.shape[0]):
+        if on_data.shape[1] == 1:  # nothing is looked up, and LLVM can vectorise the loop
+            a, b = on_data[i, 0], on_weight[i, 0]
+            for s in range(column.size):
+                c = ctf[i, s]
+                factor = a if premultiplied else a * c
+                numerator[i, s] = complex(factor * data[i, s].real, factor * data[i, s].imag)
+                weight[i, s] = b * (c * c)
+            continue
         for s in range(column.size):
             c, k = ctf[i, s], column[s]
             factor = on_data[i, k] if premultiplied else on_data[i, k] * c

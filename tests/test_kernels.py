@@ -18,10 +18,12 @@ from mpirecon.kernels.statistics import (
     PREMULTIPLIED_RAW,
     PREMULTIPLIED_WHITENED,
     image_power,
+    image_shells,
     make_statistics,
     shell_power,
 )
 from mpirecon.kernels.translate import gather_translated, scatter_translated, translate_samples
+from mpirecon.kernels.weigh import weigh
 from mpirecon.model import make_ctf
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.operators.half_plane import HalfPlane
@@ -244,6 +246,31 @@ def test_image_power_is_the_mean_over_the_whole_plane(box, premultiplied):
     count = np.sum(plane.multiplicity * worth(ctf, premultiplied), axis=1)
     np.testing.assert_allclose(out, np.divide(total, count, out=np.zeros(4), where=count > 0), rtol=1e-5)
     assert out[3] == 0 and (out[2] == 0) == premultiplied
+
+
+@pytest.mark.parametrize("m", [1, 4, 7])
+def test_image_shells_are_the_power_of_each_image_in_each_shell(m):
+    plane = HalfPlane.of(9)
+    data, out = random_like((m, len(plane)), np.complex64, 1), np.full((m, plane.shells), np.nan)
+    image_shells(data, plane.multiplicity, plane.shell, out)
+    for s in range(plane.shells):
+        inside = plane.shell == s
+        power = np.sum(plane.multiplicity[inside] * np.abs(data[:, inside].astype(complex)) ** 2, axis=1)
+        np.testing.assert_allclose(out[:, s], power, rtol=1e-6)
+
+
+@pytest.mark.parametrize("premultiplied", [False, True])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_samples_are_weighed_by_their_column(columns, premultiplied):
+    m, samples = 3, 21
+    data, ctf = random_like((m, samples), np.complex64, 1), random_like((m, samples), np.float32, 2)
+    on_data, on_weight = (random_like((m, columns), np.float32, seed) for seed in (3, 4))
+    column = (np.arange(samples) % columns).astype(np.int32)
+    numerator, weight = np.empty_like(data), np.empty_like(ctf)
+    weigh(data, ctf, on_data, on_weight, column, premultiplied, numerator, weight)
+    factor = on_data[:, column].astype(float) * (1 if premultiplied else ctf)
+    np.testing.assert_allclose(numerator, factor * data, rtol=1e-6)
+    np.testing.assert_allclose(weight, on_weight[:, column].astype(float) * ctf.astype(float) ** 2, rtol=1e-6)
 
 
 # ---------------------------------------------------------------- CTF

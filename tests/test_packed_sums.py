@@ -11,10 +11,11 @@ from mpirecon.backend.cpu import CpuBackend
 from mpirecon.kernels.radial import divide_regularised, precondition, radial_sum, weight_sum
 from mpirecon.kernels.sphere import Packed, Sphere, add_middle, rows_of
 from mpirecon.operators.fixed_point import FixedPoint
-from mpirecon.operators.in_place import half_of_real, map_of, real_of_half, transform_of
+from mpirecon.operators.in_place import half_of_real, inside_of, map_of, real_of_half, transform_of
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.parallel.pages import alone, zeros
 from mpirecon.solvers.groups import GroupStore, half_map, held_out_map
+from mpirecon.validate.fsc import masked_transform
 from mpirecon.validate.masks import SoftMask, soft_sphere
 
 
@@ -190,6 +191,23 @@ def test_transforms_in_place_are_those_of_scipy(n):
     np.testing.assert_allclose(found, volume, atol=1e-5)
     assert found.flags.c_contiguous and np.shares_memory(found, half)
     assert transform_of(n, lambda some: volume[some], np.float64).dtype == np.complex128
+
+
+@pytest.mark.parametrize("n", [12, 15])
+@pytest.mark.parametrize(("z", "y"), [((3, 9), (5, 8)), ((0, 4), (7, 12)), ((0, 12), (0, 12)), ((0, 0), (0, 0))])
+def test_lines_outside_a_mask_count_as_zero(n, z, y):
+    volume = np.random.default_rng(n).standard_normal((n, n, n)).astype(np.float32)
+    mask = np.zeros((n, n, n), np.float32)
+    mask[slice(*z), slice(*y), 2:6] = 0.5
+    inside = inside_of(mask)
+    assert inside == (slice(*z), slice(*y))
+    expected = scipy.fft.rfftn(volume * mask)
+    volume[mask == 0] = np.nan  # whatever is there
+    np.testing.assert_array_equal(masked_transform(np.nan_to_num(volume, nan=7), mask), expected)
+    real = real_of_half(np.zeros((n, n, n // 2 + 1), np.complex64), n)
+    real[:] = np.nan
+    real[inside] = np.nan_to_num(volume[inside] * mask[inside])
+    np.testing.assert_allclose(half_of_real(real, inside=inside), expected, atol=1e-5)
 
 
 def test_planes_of_a_soft_mask_are_those_of_the_sphere():

@@ -43,25 +43,28 @@ class StoredImages:
         """Images of sorted rows, (k, n, n) float32. Rows in neighbouring chunks are read together: sparse ones cost no
         more than their chunks."""
         out = np.empty((len(rows), *self.shape[1:]), np.float32)
+        straight = self._bytes is not None and out.dtype == self.dtype
+        memory = memoryview(out.reshape(-1).view(np.uint8)) if straight else None
         for first, last in self.runs(rows):
             start, stop = int(rows[first]), int(rows[last - 1]) + 1
-            if stop - start == last - first:
-                self.between(start, stop, out[first:last])
+            if straight and stop - start == last - first:  # runs may be of one image, and many
+                self._fill(memory[first * self._image_bytes : last * self._image_bytes], start, stop)
             else:
                 out[first:last] = self.between(start, stop)[rows[first:last] - start]
         return out
 
-    def between(self, start: int, stop: int, into: np.ndarray | None = None) -> np.ndarray:
-        """Images start … stop as they are stored, (k, n, n), or in `into`;
+    def between(self, start: int, stop: int) -> np.ndarray:
+        """Images start … stop as they are stored, (k, n, n);
         past HDF5 where they lie in the file one after another."""
-        if into is not None and (self._bytes is None or into.dtype != self.dtype):
-            into[...] = self.between(start, stop)
-            return into
         if self._bytes is None:
             with reading(self._path, f"/images, rows {start} to {stop - 1}"):
                 return self._dataset[start:stop]
-        out = np.empty((stop - start, *self.shape[1:]), self.dtype) if into is None else into
-        left = memoryview(out.reshape(-1).view(np.uint8))
+        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        self._fill(memoryview(out.reshape(-1).view(np.uint8)), start, stop)
+        return out
+
+    def _fill(self, left: memoryview, start: int, stop: int) -> None:
+        """The bytes of images start … stop."""
         at = self.first_byte + start * self._image_bytes
         try:
             while len(left) and (done := os.preadv(self._bytes.fileno(), [left[:_MOST]], at)):
@@ -72,7 +75,6 @@ class StoredImages:
         if len(left):
             raise UserError(f"{self._path}: /images, rows {start} to {stop - 1} cannot be read, the file ends before; "
                             "was it truncated while it was read?")
-        return out
 
     def runs(self, rows: np.ndarray):
         """(first, last) positions in `rows` that one read serves: no gap of a whole chunk, no span too large. Past

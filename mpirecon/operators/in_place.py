@@ -11,20 +11,39 @@ import scipy
 _CACHE = 4_000_000
 
 
-def transform_of(box: int, planes: Callable[[slice], np.ndarray], dtype=np.float32) -> np.ndarray:
-    """``scipy.fft.rfftn`` of the map whose planes z are ``planes(slice)``, (n, n, n // 2 + 1), as exact as `dtype`."""
-    return transforms_of(box, 1, lambda some: (planes(some),), dtype)[0]
+#: planes z and rows y of a map; it is zero in all others
+Inside = tuple[slice, slice]
+
+
+def inside_of(mask: np.ndarray) -> Inside:
+    """Where a mask (n, n, n) is other than zero."""
+    rows = mask.any(axis=2)
+    found = (np.flatnonzero(rows.any(axis=axis)) for axis in (1, 0))
+    return tuple(slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0) for at in found)
+
+
+def transform_of(box: int, planes: Callable[[slice], np.ndarray], dtype=np.float32,
+                 inside: Inside | None = None) -> np.ndarray:
+    """``scipy.fft.rfftn`` of the map whose planes z are ``planes(slice)``, (n, n, n // 2 + 1), as exact as `dtype`.
+
+    inside : where the map is other than zero, if that is known: lines of zeros are left out
+    """
+    return transforms_of(box, 1, lambda some: (planes(some),), dtype, inside)[0]
 
 
 def transforms_of(
-    box: int, maps: int, planes: Callable[[slice], tuple[np.ndarray, ...]], dtype=np.float32
+    box: int, maps: int, planes: Callable[[slice], tuple[np.ndarray, ...]], dtype=np.float32,
+    inside: Inside | None = None,
 ) -> tuple[np.ndarray, ...]:
     """As ``transform_of``, of several maps, whose planes are made together."""
     halves = [np.empty((box, box, box // 2 + 1), np.result_type(dtype, np.complex64)) for _ in range(maps)]
-    for some in _pieces(halves[0]):
+    z, y = inside or (slice(0, box), slice(0, box))
+    for half in halves:
+        _clear_outside(half, z, y)
+    for some in _pieces(halves[0], z):
         for half, values in zip(halves, planes(some)):
-            half[some] = scipy.fft.rfft(np.asarray(values, dtype), axis=2)
-    return tuple(_across(scipy.fft.fft, half, None) for half in halves)
+            half[some, y] = scipy.fft.rfft(np.asarray(values, dtype)[:, y], axis=2)
+    return tuple(_across(scipy.fft.fft, half, None, y) for half in halves)
 
 
 def real_of_half(half: np.ndarray, n: int, workers: int | None = None) -> np.ndarray:
@@ -47,21 +66,33 @@ def map_of(half: np.ndarray) -> np.ndarray:
     return flat[: n**3].reshape(n, n, n)
 
 
-def half_of_real(real: np.ndarray, workers: int | None = None) -> np.ndarray:
-    """``scipy.fft.rfftn`` of what ``real_of_half`` gave, which is overwritten, in the same memory."""
+def half_of_real(real: np.ndarray, workers: int | None = None, inside: Inside | None = None) -> np.ndarray:
+    """``scipy.fft.rfftn`` of what ``real_of_half`` gave, which is overwritten, in the same memory.
+
+    inside : of a map that is to count as zero elsewhere
+    """
     n = real.shape[2]
     half = real.base.view(np.complex64).reshape(*real.shape[:2], n // 2 + 1)
-    for some in _pieces(half):
-        half[some] = scipy.fft.rfft(real[some], axis=2, workers=workers)
-    return _across(scipy.fft.fft, half, workers)
+    z, y = inside or (slice(0, len(real)), slice(0, real.shape[1]))
+    for some in _pieces(half, z):
+        half[some, y] = scipy.fft.rfft(real[some, y], axis=2, workers=workers)
+    _clear_outside(half, z, y)
+    return _across(scipy.fft.fft, half, workers, y)
 
 
-def _across(transform, half: np.ndarray, workers: int | None) -> np.ndarray:
-    for axis in (0, 1):
-        half = transform(half, axis=axis, overwrite_x=True, workers=workers)
-    return half
+def _clear_outside(half: np.ndarray, z: slice, y: slice) -> None:
+    for part in (half[: z.start], half[z.stop :], half[z, : y.start], half[z, y.stop :]):
+        part[...] = 0
 
 
-def _pieces(half: np.ndarray):
-    step = max(1, _CACHE // half[0].nbytes)
-    return [slice(first, first + step) for first in range(0, len(half), step)]
+def _across(transform, half: np.ndarray, workers: int | None, rows: slice = slice(None)) -> np.ndarray:
+    """Along z and y; rows : y that are other than zero"""
+    found = transform(half[:, rows], axis=0, overwrite_x=True, workers=workers)
+    if not np.shares_memory(found, half):  # it need not be in the same memory
+        half[:, rows] = found
+    return transform(half, axis=1, overwrite_x=True, workers=workers)
+
+
+def _pieces(half: np.ndarray, planes: slice | None = None) -> list[slice]:
+    step, planes = max(1, _CACHE // half[0].nbytes), planes or slice(0, len(half))
+    return [slice(at, min(at + step, planes.stop)) for at in range(planes.start, planes.stop, step)]

@@ -32,12 +32,21 @@ def linearly(field: np.ndarray, box: int) -> np.ndarray:
         return field
     at = np.clip(n // 2 + (np.arange(box) - box // 2) * (n / box), 0, n - 1)
     low = np.minimum(at.astype(np.int64), n - 2)
-    linear = np.zeros((box, n), np.float32)  # axis by axis, as products of matrices
-    linear[np.arange(box), low] = 1 - (at - low)
-    linear[np.arange(box), low + 1] += at - low
-    for _ in range(3):
-        field = np.tensordot(field, linear, (0, 1))  # the next axis comes to the front
-    return field
+    share = (at - low).astype(np.float32)
+    planes = np.empty((n, box, box), np.float32)
+    for plane, values in zip(planes, field):  # which fit a cache
+        rows = _linear(values.T, low, share[:, None]).T
+        plane[:] = _linear(rows, low, share[:, None])
+    out = np.empty((box, box, box), np.float32)
+    for plane, first, part in zip(out, low, share):
+        np.multiply(planes[first], 1 - part, out=plane)
+        plane += part * planes[first + 1]
+    return out
+
+
+def _linear(values: np.ndarray, low: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Values between entry `low` of the first axis and the next, this share of the way."""
+    return values[low] * (1 - share) + values[low + 1] * share
 
 
 def _cut(images: np.ndarray, inner: int) -> np.ndarray:

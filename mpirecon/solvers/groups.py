@@ -69,6 +69,7 @@ class GroupStore:
         self._slabs: dict[Group, np.ndarray] = {}
         self._room = {} if room is None else room.emptied()
         self._sums: dict[tuple[MapOf, int], np.ndarray] = {}  # of halves at low frequencies
+        self._left: np.ndarray | None = None  # what a fold leaves of them, in memory used again
 
     def room(self, group: Group) -> Packed | None:
         """Sums of a group that are needed no more, and may be overwritten with what ``put`` takes; None where there are
@@ -120,7 +121,8 @@ class GroupStore:
 
     def collect(self, made_of: MapOf, root: int, last: bool = False,
                 side: int | None = None) -> np.ndarray | Packed | None:
-        """The sum of a map's groups, whole, on `root`; collective. Not to be changed: it may be what is stored.
+        """The sum of a map's groups, whole, on `root`; collective. Not to be changed: it may be what is stored. One
+        without a fold at low frequencies may be overwritten by the next.
 
         last : of the last that is asked for, the groups are added up where they are, and gone
         side : of the lowest frequencies alone, a grid of this side
@@ -136,6 +138,7 @@ class GroupStore:
     def forget_low(self) -> None:
         """Let go of the sums of halves at low frequencies, which are kept while maps without each fold are made."""
         self._sums.clear()
+        self._left = None
 
     def _shaped(self, flat: np.ndarray | None) -> np.ndarray | Packed | None:
         if flat is None:
@@ -148,8 +151,10 @@ class GroupStore:
         if made_of != all_of and self.comm.size == 1:
             whole = self._middle(all_of, root, side)
             (group,) = (group for group in self._slabs if all_of.contains(group) and not made_of.contains(group))
-            add_middle(self._shaped(self._slabs[group]), out := np.empty_like(whole), -1, whole)
-            return out
+            if self._left is None or self._left.shape != whole.shape:
+                self._left = np.empty_like(whole)
+            add_middle(self._shaped(self._slabs[group]), self._left, -1, whole)
+            return self._left
         out = np.zeros((side, side, side // 2 + 1, *self.shape[3:]), np.float32)
         if self.comm.size == 1 and (all_of, side) in self._sums:
             return self._sums[all_of, side]

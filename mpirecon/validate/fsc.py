@@ -13,7 +13,7 @@ import scipy
 from mpirecon.errors import UserError
 from mpirecon.kernels.radial import radial_sum, shell_points
 from mpirecon.kernels.shells import correlate_shells, scale_shells
-from mpirecon.operators.in_place import map_of, transform_of, transforms_of
+from mpirecon.operators.in_place import inside_of, map_of, transform_of, transforms_of
 from mpirecon.validate.masks import SoftMask
 #: at which resolutions are reported
 THRESHOLDS = (0.5, 0.143)
@@ -119,7 +119,8 @@ def masked_transform(volume: np.ndarray, mask: np.ndarray | SoftMask | None = No
     if mask is None:
         return transform_of(len(volume), lambda some: volume[some], volume.dtype)
     exact = np.result_type(volume, mask[:1])
-    return transform_of(len(volume), lambda some: volume[some] * mask[some], exact)
+    inside = inside_of(mask) if isinstance(mask, np.ndarray) else None  # a sphere reaches most of the box
+    return transform_of(len(volume), lambda some: volume[some] * mask[some], exact, inside)
 
 
 def fsc_of_transforms(fa: np.ndarray, fb: np.ndarray, box: int) -> np.ndarray:

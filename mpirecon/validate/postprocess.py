@@ -88,7 +88,7 @@ def postprocess(
     bfactor : Å² to sharpen by, negative; by default the fitted one
     lowpass : Å where the sharpened map ends; by default where the corrected FSC falls below 0.143
     mtf : (n // 2 + 1,) the detector's transfer by shell, which B-factor and sharpened map are freed of
-    transforms : the half maps' half transforms (n, n, n // 2 + 1), where they are there already
+    transforms : the half maps' half transforms (n, n, n // 2 + 1), where they are there already; overwritten
     """
     box = half1.shape[0]
     plain = transforms or tuple(masked_transform(np.asarray(half, np.float32)) for half in (half1, half2))
@@ -108,7 +108,7 @@ def postprocess(
     del masked
     curves = phase_randomised_fsc(half1, half2, mask, seed=seed, unmasked=unmasked, masked=in_mask, transforms=plain)
     at = crossing(curves.true, 0.143, box, pixel_size)
-    mean = _mean(*plain)
+    mean = _mean(*plain, out=plain[0])
     del plain
     if mtf is not None:
         volume = filter_transform(mean, 1 / mtf)

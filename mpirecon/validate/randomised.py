@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.kernels.shells import turn_phases
-from mpirecon.operators.in_place import half_of_real, real_of_half
+from mpirecon.operators.in_place import Inside, half_of_real, inside_of, real_of_half
 from mpirecon.validate.fsc import fsc, fsc_of_transforms, masked_transform
 
 #: phases are random from the first shell on where the unmasked FSC is below this
@@ -86,16 +86,16 @@ def phase_randomised_fsc(
     shell = int(below[0]) + 1
     draws = draws or int(np.clip(_VOXELS // box**3, 1, _MOST_DRAWS))
     rng = np.random.default_rng([seed, 0xF5C])
-    randomised = np.zeros(box // 2 + 1)
+    randomised, inside = np.zeros(box // 2 + 1), inside_of(mask)
     for _ in range(draws):
-        drawn = [_in_mask(_randomised(copy, shell, rng), mask) for copy in _copies(a, b, transforms)]
+        drawn = [_in_mask(_randomised(copy, shell, rng), mask, inside) for copy in _copies(a, b, transforms)]
         randomised += fsc_of_transforms(*drawn, box) / draws
     return RandomisedFSC(plain, masked, randomised, _true(masked, randomised, shell), shell)
 
 
-def _in_mask(real: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    real *= mask
-    return half_of_real(real)
+def _in_mask(real: np.ndarray, mask: np.ndarray, inside: Inside) -> np.ndarray:
+    real[inside] *= mask[inside]
+    return half_of_real(real, inside=inside)
 
 
 def _copies(a: np.ndarray, b: np.ndarray, transforms: tuple[np.ndarray, np.ndarray] | None):
