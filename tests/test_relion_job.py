@@ -1,118 +1,43 @@
-"""A reconstruction as an External job: every ending leaves what RELION asks for,
-and RELION's own programs take what it made."""
+"""A reconstruction as an External job: every ending leaves what RELION asks for."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
-from command_lines import run_here
-from conftest import _SMALL_MACHINE, _clean_environment
+from relion_jobs import (
+    JOB,
+    OPTIONS,
+    make_project,
+    markers,
+    processes_with,
+    run,
+    said,
+    start,
+    wait_for,
+)
 
-from mpirecon import cli as command_line
-from mpirecon.batch.external_job import ABORT_NOW, ABORTED, FAILURE, NODES, SUCCESS, ExternalJob
-from mpirecon.io.export_tables import new_tables
-from mpirecon.io.mrc import write_map, write_stack
-from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.star import read_star, write_star
-
-JOB = Path("External/job001")
-MARKERS = {SUCCESS, FAILURE, ABORTED, ABORT_NOW}
-OPTIONS = ["--in_parts", "Refine3D/job010/run_data.star", "--loss", "sorted", "--keep", "0.7"]
+from mpirecon.batch.external_job import (
+    ABORT_NOW,
+    ABORTED,
+    FAILURE,
+    NODES,
+    SUCCESS,
+    ExternalJob,
+)
+from mpirecon.io.mrc import write_map
+from mpirecon.io.star import read_star
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A RELION project: particles of Extract, a table of Refine3D with paths from the project, a mask."""
-    home = tmp_path_factory.mktemp("made")
-    source = home / "simulated.h5"
-    words = ["simulate", "--phantom", "--particles", "120", "--box", "24", "--pixel-size", "8", "--snr", "0.5", "-o",
-             source]
-    assert command_line.run([*map(str, words), "-q"]) == 0
-    for folder in ("Extract/job009", "Refine3D/job010", "MaskCreate/job011", JOB):
-        (home / folder).mkdir(parents=True)
-    with ParticleFile(source) as file:
-        particles = file.metadata()
-        with write_stack(home / "Extract/job009/a.mrcs", file.box, file.pixel_size, overwrite=False) as append:
-            append(file.images(slice(None)))
-    tables = new_tables(particles, particles.pose, [f"{i + 1:06d}@Extract/job009/a.mrcs" for i in range(120)])
-    write_star(home / "Refine3D/job010/run_data.star", tables, overwrite=False)
-    z, y, x = np.mgrid[:24, :24, :24] - 12
-    write_map(home / "MaskCreate/job011/mask.mrc", np.clip((9 - np.sqrt(x**2 + y**2 + z**2)) / 3, 0, 1), 8.0,
-              overwrite=False)
-    source.unlink()
-    return home
-
-
-def start(*words) -> subprocess.Popen:
-    """The job, as RELION starts it."""
-    environment = _clean_environment(**_SMALL_MACHINE)
-    command = [sys.executable, "-m", "mpirecon", "relion", "--o", f"{JOB}/", *map(str, words)]
-    with open(JOB / "run.out", "a") as out, open(JOB / "run.err", "a") as err:
-        return subprocess.Popen(command, stdout=out, stderr=err, env=environment)
-
-
-def run(*words) -> int:
-    """The job to its end, in this process, which takes a second of a processor less; what it starts are processes."""
-    with open(JOB / "run.out", "a") as out, open(JOB / "run.err", "a") as err, streams_to(out, err):
-        done = run_here(["relion", "--o", f"{JOB}/", *words], _clean_environment(**_SMALL_MACHINE))
-        out.write(done.stdout)
-        err.write(done.stderr)
-    return done.returncode
-
-
-@contextlib.contextmanager
-def streams_to(*files):
-    """What processes that are started meanwhile write to stdout and stderr goes to these files."""
-    kept = [(stream, os.dup(stream)) for stream in (1, 2)]
-    try:
-        for (stream, _), file in zip(kept, files):
-            os.dup2(file.fileno(), stream)
-        yield
-    finally:
-        for stream, copy in kept:
-            os.dup2(copy, stream)
-            os.close(copy)
-
-
-def said() -> str:
-    return (JOB / "run.out").read_text() + (JOB / "run.err").read_text()
-
-
-def wait_for(condition, process=None, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, said()
-        assert process is None or process.poll() is None, said()
-        time.sleep(0.02)
-
-
-def markers() -> set[str]:
-    return MARKERS & set(os.listdir(JOB))
-
-
-def processes_with(text: str) -> list[str]:
-    """Command lines of running processes that name this."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = entry.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            if text in words and (entry.parent / "cwd").resolve() == Path.cwd():
-                found.append(words)
-        except OSError:
-            pass
-    return found
+    return make_project(tmp_path_factory.mktemp("made"))
 
 
 def test_success_leaves_what_relion_takes(project):
@@ -329,102 +254,6 @@ def test_other_options_are_refused_when_continuing_unless_it_is_to_start_anew(pr
 def test_under_a_launcher_it_says_who_starts_the_ranks(project, mpirun):
     done = mpirun(2, ["-m", "mpirecon", "relion", "--o", JOB, *OPTIONS], cwd=project)
     assert done.returncode == 1 and "give their number with --ranks" in done.stderr and markers() == {FAILURE}
-
-
-class Relion:
-    """RELION 3.1 in a project with one job, of the template that comes with mpirecon."""
-
-    JOB = Path("External/job012")
-
-    def __init__(self, project: Path, template: str, **values) -> None:
-        launcher = project / "start.sh"  # this Python's, wherever RELION looks for programs
-        launcher.write_text(f'#!/bin/sh\nexec {sys.executable} -m mpirecon "$@"\n')
-        launcher.chmod(0o755)
-        for name, value in {"fn_exe": '"./start.sh relion"', "in_part": "Refine3D/job010/run_data.star",
-                            "nr_threads": 1, **values}.items():
-            template, count = re.subn(rf"^{name} .*$", f"{name} {value}", template, flags=re.MULTILINE)
-            assert count == 1, name
-        Path("job.star").write_text(template)
-        Path("default_pipeline.star").write_text(
-            "\n# version 30001\n\ndata_pipeline_general\n\n_rlnPipeLineJobCounter 12\n\n"
-        )
-        self.environment = _clean_environment(**_SMALL_MACHINE)
-        self("relion_pipeliner", "--addJobFromStar", "job.star")
-
-    def __call__(self, *words) -> None:
-        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120, env=self.environment)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def start(self, name: str) -> subprocess.Popen:
-        """Run the job, or continue it, and wait for its end; `name` is of what RELION calls a schedule."""
-        words = ["relion_pipeliner", "--RunJobs", f"{self.JOB}/", "--schedule", name, "--sec_wait_after", "0"]
-        return subprocess.Popen(words, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    @property
-    def status(self) -> str:
-        """Of the job, as RELION has it once it has looked: 2 finished, 3 failed, 4 aborted."""
-        self("relion_pipeliner", "--check_job_completion")
-        jobs = read_star("default_pipeline.star")["pipeline_processes"]
-        return dict(zip(jobs["rlnPipeLineProcessName"], jobs["rlnPipeLineProcessStatus"]))[f"{self.JOB}/"]
-
-    def edges(self, table: str, end: str) -> set[str]:
-        return set(read_star("default_pipeline.star")[table][f"rlnPipeLineEdge{end}Node"])
-
-    def process(self) -> int:
-        """The job's own, which RELION has started."""
-        return next(int(entry.parent.name) for entry in Path("/proc").glob("[0-9]*/cmdline")
-                    if b"mpirecon\0relion\0--o\0" in entry.read_bytes() and (entry.parent / "cwd").resolve()
-                    == Path.cwd())
-
-
-needs_relion = pytest.mark.skipif(shutil.which("relion_pipeliner") is None,
-                                  reason="needs relion_pipeliner: apt-get install relion")
-
-
-@needs_relion
-def test_relion_runs_the_template_and_postprocess_takes_its_half_maps(project, cli):
-    template = cli("relion", "--job-star").stdout
-    assert "_rlnJobType " in template and "_rlnJobTypeLabel" in template  # 3.1's, and 4's and 5's
-    relion = Relion(project, template, param1_value="l2", in_mask="MaskCreate/job011/mask.mrc")
-    assert relion.start("once").wait(timeout=120) == 0
-    job = relion.JOB
-    assert relion.status == "2" and (job / SUCCESS).exists(), (job / "run.err").read_text()
-    outputs = relion.edges("pipeline_output_edges", "To")
-    assert outputs == set(next(iter(read_star(job / NODES).values()))["rlnPipeLineNodeName"]) and len(outputs) == 6
-    assert relion.edges("pipeline_input_edges", "From") == {"Refine3D/job010/run_data.star",
-                                                            "MaskCreate/job011/mask.mrc"}
-    Path("PostProcess/job013").mkdir(parents=True)
-    relion("relion_postprocess", "--i", job / "run_half1_class001_unfil.mrc", "--mask", job / "mask.mrc", "--o",
-           "PostProcess/job013/postprocess")
-    assert Path("PostProcess/job013/postprocess.star").exists()
-
-
-@needs_relion
-def test_relion_reports_every_ending(project, cli):
-    values = {"param1_value": "sorted", "param4_label": "keep", "param4_value": "0.7", "param5_label": "iterations",
-              "param5_value": 15}
-    relion = Relion(project, cli("relion", "--job-star").stdout, **values)
-    stack, job = Path("Extract/job009/a.mrcs"), relion.JOB
-    stack.rename("elsewhere.mrcs")
-    relion.start("bad").wait(timeout=120)
-    assert relion.status == "3" and "the stack Extract/job009/a.mrcs is not there" in (job / "run.err").read_text()
-    Path("elsewhere.mrcs").rename(stack)
-    stops = {
-        "abort": (lambda: (job / ABORT_NOW).touch(), "4"),
-        "kill": (lambda: os.kill(relion.process(), signal.SIGKILL), "3"),
-    }
-    for count, (name, (stop, told)) in enumerate(stops.items(), 1):
-        running = relion.start(name)
-        begun = "1 rank, loss sorted"  # what each run says before its iterations
-        wait_for(lambda: (job / "run" / "checkpoint.h5").exists() and (job / "run.out").read_text().count(begun)
-                 == count, running)
-        stop()
-        running.wait(timeout=120)
-        assert relion.status == told, (job / "run.err").read_text()
-    assert relion.start("go on").wait(timeout=120) == 0 and relion.status == "2", (job / "run.err").read_text()
-    assert (job / "run.out").read_text().count("iteration 1/15:") == 1 and len(
-        relion.edges("pipeline_output_edges", "To")
-    ) == 7
 
 
 def test_the_reference_of_the_form_is_compared_with_the_map(project, cli):
