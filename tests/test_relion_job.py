@@ -11,17 +11,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-from relion_jobs import (
-    JOB,
-    OPTIONS,
-    make_project,
-    markers,
-    processes_with,
-    run,
-    said,
-    start,
-    wait_for,
-)
+from relion_jobs import JOB, OPTIONS, make_project, markers, processes_with, run, said, start, wait_for
 
 from mpirecon.batch.external_job import (
     ABORT_NOW,
