@@ -13,14 +13,7 @@ import numpy as np
 import pytest
 from relion_jobs import JOB, OPTIONS, make_project, markers, processes_with, run, said, start, wait_for
 
-from mpirecon.batch.external_job import (
-    ABORT_NOW,
-    ABORTED,
-    FAILURE,
-    NODES,
-    SUCCESS,
-    ExternalJob,
-)
+from mpirecon.batch.external_job import ABORT_NOW, ABORTED, FAILURE, NODES, SUCCESS, ExternalJob
 from mpirecon.io.mrc import write_map
 from mpirecon.io.star import read_star
 
