@@ -23,6 +23,7 @@ from mpirecon.io.importer import import_particles
 from mpirecon.io.relion import read_relion
 from mpirecon.model.aberrations import even_order, odd_order, tilt_coefficients, zernike_sum
 from mpirecon.model.optics import electron_wavelength
+from mpirecon.solvers.controls import micrographs
 
 M = 8
 
@@ -381,6 +382,30 @@ def test_arrays_of_any_type_are_kept_bit_for_bit(tmp_path):
     save_cs(cs, with_columns(read_cs(cs), odd))
     back = run(cs)[0].source_arrays()["particles"]
     assert back.dtype == read_cs(cs).dtype and back.tobytes() == read_cs(cs).tobytes()
+
+
+def test_fields_are_columns_by_their_names(tmp_path):
+    filament = np.arange(M, dtype="u8") // 2 + 2**63
+    cs = make(tmp_path, filament__filament_uid=filament, location__micrograph_uid=filament // 2)
+    file = run(cs)[0]
+    np.testing.assert_array_equal(file.source_column("filament/filament_uid"), filament.astype(str))
+    np.testing.assert_array_equal(file.source_column("blob/path"), [">J1/imported/a.mrcs"] * M)
+    np.testing.assert_array_equal(file.source_column("ctf/scale").astype(float), [0.5] * M)
+    number, names = micrographs(file)
+    assert [names[i] for i in number] == (filament // 2).astype(str).tolist()
+    with pytest.raises(UserError, match="alignments3D/pose is 3 numbers a row; expected a column of single values"):
+        file.source_column("alignments3D/pose")
+    with pytest.raises(UserError, match="no column filament; it has alignments3D/cross_cor, .*filament/filament_uid"):
+        file.source_column("filament")
+
+
+def test_groups_of_a_field_are_wrong_together(tmp_path):
+    cs = make(tmp_path, filament__filament_uid=np.arange(M, dtype="u8") // 2)
+    errors = ("--offset-error", 5, "--offset-error-rate", 0.5, "--error-by")
+    planted = run(cs, *errors, "filament/filament_uid", "--seed", 2)[0].metadata().planted_offset.reshape(-1, 2)
+    assert (planted[:, 0] == planted[:, 1]).all() and 0 < planted.mean() < 1
+    done = CliRunner().invoke(command, [str(cs), "-o", str(tmp_path / "q.h5"), *map(str, errors), "filament"])
+    assert done.exit_code and "--error-by filament: " in str(done.exception) and "it has uid, " in str(done.exception)
 
 
 # --- real files ---------------------------------------------------------------------------------------------------

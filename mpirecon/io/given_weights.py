@@ -184,6 +184,9 @@ def _read_text_table(path: Path, column: str) -> _Table:
         with open(path, "rb") as file:
             if wide_encoding(start := file.read(4)):
                 raise UserError(f"{path}: {not_utf8(start)}")
+            if start == b"\x93NUM":
+                raise UserError(f"--weights {path}:{column}: {path} is a .cs file; expected a table of text, or COLUMN "
+                                "alone where the particles were imported from it")
         with open(path, newline="", encoding="utf-8-sig", errors=UNCHANGED) as file:
             first = file.readline()
             file.seek(0)

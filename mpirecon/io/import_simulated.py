@@ -8,6 +8,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.particle_table import ParticleTable
+from mpirecon.io.source_table import field_texts
 from mpirecon.io.text_column import text_column
 from mpirecon.model import ParticleSet
 from mpirecon.model.simulated_errors import copied, simulate_errors
@@ -51,13 +52,22 @@ def with_copies(comm: Communicator, table: ParticleTable, rows: np.ndarray,
 
 def _group_numbers(comm: Communicator, table: ParticleTable, column: str) -> np.ndarray:
     """Number of each row's value in a column of the particle table, (m,) int64; UserError when there is none."""
-    particles = table.tables.get(table.particle_block) if table.tables else None
-    for label in (column, f"rln{column}", f"_{column}", f"_rln{column}"):
-        if particles is not None and label in particles.columns:
-            names = text_column(particles[label])
-            codes, first = names.codes()
-            mine = list(names[first])
-            number = {name: i for i, name in enumerate(sorted({n for rank in comm.allgather(mine) for n in rank}))}
-            return np.array([number[name] for name in mine], np.int64)[codes]
-    known = "" if particles is None else f"; it has {', '.join(map(str, particles.columns))}"
-    raise UserError(f"--error-by {column}: {table.path} has no such column{known}")
+    particles, array = table.tables.get(table.particle_block) if table.tables else None, table.arrays.get("particles")
+    known = [] if particles is None else [str(label) for label in particles.columns]
+    label = next((label for label in (column, f"rln{column}", f"_{column}", f"_rln{column}") if label in known), None)
+    if label is not None:
+        names = text_column(particles[label])
+        codes, first = names.codes()
+        return _numbered(comm, list(names[first]))[codes]
+    if array is not None and column in array.dtype.names:
+        names, codes = np.unique(field_texts(array[column], column, table.path), return_inverse=True)
+        return _numbered(comm, names.tolist())[codes]
+    known = known if array is None else array.dtype.names
+    raise UserError(f"--error-by {column}: {table.path} has no such column"
+                    + (f"; it has {', '.join(known)}" if known else ""))
+
+
+def _numbered(comm: Communicator, mine: list[str]) -> np.ndarray:
+    """The number of each of this rank's names among those of all, (names,) int64. Collective."""
+    number = {name: i for i, name in enumerate(sorted({n for rank in comm.allgather(mine) for n in rank}))}
+    return np.array([number[name] for name in mine], np.int64)

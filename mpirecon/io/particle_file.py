@@ -17,11 +17,11 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.hdf5 import attributes_of, dataset_of, open_hdf5, read_all, reading
 from mpirecon.io.fingerprint import Fingerprint, Seen, change_of, refuse_changed
-from mpirecon.io.file_names import as_file_name, as_texts
+from mpirecon.io.file_names import as_file_name
 from mpirecon.io.inputs import Input
 from mpirecon.io.linked import LinkedImages
 from mpirecon.io.particle_layout import DATASETS, TRUTH, check_lengths, checked_attributes, checked_pixel_size
-from mpirecon.io.source_table import read_arrays, read_column, read_tables, tables_of
+from mpirecon.io.source_table import read_arrays, read_tables, texts_of
 from mpirecon.io.stored_images import StoredImages
 from mpirecon.model import ParticleSet, Pose
 from mpirecon.model.aberrations import Aberrations
@@ -284,23 +284,15 @@ class ParticleFile:
             return str(attributes_of(group, self.path)["path"]), read_tables(group)
 
     def source_column(self, name: str) -> np.ndarray:
-        """A column of the imported particle table, one text per particle, (m,) object; the prefix rln may be left out.
+        """A column of the imported particle table, one text per particle, (m,) object: a STAR label, of which the
+        prefix rln may be left out, or a field of a .cs file.
 
         Raises UserError when nothing was imported, or no table with a row per particle has that column.
         """
-        known = set()
+        if "source" not in self._there:
+            raise UserError(f"{self.path}: there is no column {name}; it was not made from a table (mpirecon import)")
         with reading(self.path, "/source"):
-            for group in tables_of(self._file["source"]) if "source" in self._there else []:
-                labels = [str(label) for label in group.attrs["columns"]]
-                if int(group.attrs["rows"]) != len(self):
-                    continue
-                for label in (name, f"rln{name}", f"_{name}", f"_rln{name}"):
-                    if label in labels:
-                        # without pandas and Numba, which a table's columns need and take half a second to load
-                        return as_texts(read_column(group, labels.index(label), label))
-                known.update(labels)
-        what = f"it has {', '.join(sorted(known))}" if known else "it was not made from a table (mpirecon import)"
-        raise UserError(f"{self.path}: there is no column {name}; {what}")
+            return texts_of(self._file["source"], name, len(self), self.path)
 
     def source_arrays(self) -> dict[str, np.ndarray]:
         """The structured arrays of an imported .cs file; {} when none was imported."""

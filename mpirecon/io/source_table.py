@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
+from mpirecon.errors import UserError
+from mpirecon.io.file_names import as_texts
 from mpirecon.io.hdf5 import read_all
 from mpirecon.io.hdf5_heap import check_heaps
 from mpirecon.io.shared_hdf5 import SharedHdf5
@@ -73,6 +75,47 @@ def read_arrays(group: h5py.Group) -> dict[str, np.ndarray]:
     return {found.attrs["name"]: _read_array(found) for found in _numbered(group, "array_")}
 
 
+def fields_of(group: h5py.Group) -> dict[str, int]:
+    """The fields of the arrays that write_arrays stored, and how many rows each has."""
+    return {name: int(found.attrs["rows"]) for found in _numbered(group, "array_") for name in _dtype_of(found).names}
+
+
+def read_field(group: h5py.Group, label: str) -> np.ndarray:
+    """A field of those arrays alone, (m, …)."""
+    found = next(array for array in _numbered(group, "array_") if label in _dtype_of(array).names)
+    return _read_array(found, label)[label]
+
+
+def texts_of(group: h5py.Group, name: str, rows: int, path: Path) -> np.ndarray:
+    """A column of a table with so many rows, or such a field of an array, (m,) object, texts; the prefix rln may be left
+    out.
+
+    Raises UserError, in which `path` is the particle file, where there is none.
+    """
+    known = set()
+    for table in tables_of(group):
+        labels = [str(label) for label in table.attrs["columns"]]
+        if int(table.attrs["rows"]) != rows:
+            continue
+        for label in (name, f"rln{name}", f"_{name}", f"_rln{name}"):
+            if label in labels:
+                # without pandas and Numba, which a table's columns need and take half a second to load
+                return as_texts(read_column(table, labels.index(label), label))
+        known.update(labels)
+    fields = {field for field, length in fields_of(group).items() if length == rows}
+    if name in fields:
+        return field_texts(read_field(group, name), name, path)
+    raise UserError(f"{path}: there is no column {name}; it has {', '.join(sorted(known | fields))}")
+
+
+def field_texts(values: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """A field of a structured array as texts, (m,) object. Raises UserError where it is several numbers a row."""
+    if values.ndim > 1:
+        raise UserError(f"{path}: {name} is {values[0].size if len(values) else 0} numbers a row; expected a column of "
+                        "single values")
+    return as_texts(values) if values.dtype.kind == "S" else values.astype(str).astype(object)
+
+
 def _describe(group: h5py.Group, name: str, table: pd.DataFrame, rows: int) -> None:
     group.attrs.update(name=name, rows=rows, columns=[str(label) for label in table.columns])
     if table.attrs.get("pairs"):
@@ -134,14 +177,19 @@ def _storable(array: np.ndarray, field: str) -> np.ndarray:
     return np.frombuffer(values.tobytes(), np.uint8).reshape(len(array), array.dtype[field].itemsize)
 
 
-def _read_array(group: h5py.Group) -> np.ndarray:
-    dtype = np.lib.format.descr_to_dtype(ast.literal_eval(group.attrs["dtype"]))
-    rows = int(group.attrs["rows"])
-    columns = [read_all(group[_column_name(i, field)]) for i, field in enumerate(dtype.names)]
-    if any(len(values) != rows for values in columns):
-        raise ValueError(f"columns of {sorted(set(map(len, columns)))} rows in an array of {rows}")
+def _dtype_of(group: h5py.Group) -> np.dtype:
+    return np.lib.format.descr_to_dtype(ast.literal_eval(group.attrs["dtype"]))
+
+
+def _read_array(group: h5py.Group, only: str | None = None) -> np.ndarray:
+    """only : the field that is read, if not all; the others are zero"""
+    dtype, rows = _dtype_of(group), int(group.attrs["rows"])
+    columns = {field: read_all(group[_column_name(i, field)]) for i, field in enumerate(dtype.names)
+               if only in (None, field)}
+    if any(len(values) != rows for values in columns.values()):
+        raise ValueError(f"columns of {sorted(set(map(len, columns.values())))} rows in an array of {rows}")
     array = np.zeros(rows, dtype)
-    for field, values in zip(dtype.names, columns):
+    for field, values in columns.items():
         if not _native(dtype[field]):
             base, shape = dtype[field].base, array[field].shape
             values = np.frombuffer(values.tobytes(), base).reshape(shape) if base.itemsize else array[field]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -148,14 +149,10 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
 def micrographs(file: ParticleFile) -> tuple[np.ndarray, list] | None:
     """The number of each particle's micrograph, (m,) int32, and their names, in order, where the imported table has
     them; kept for the next who asks."""
-    arrays = file.source_arrays()
-    for name in ("location/micrograph_uid", "location/micrograph_path"):
-        if name in arrays and len(arrays[name]) == len(file):
-            return numbered(arrays[name].tolist())
-    try:
-        return numbered(file.source_column("rlnMicrographName").tolist())
-    except UserError:
-        return None
+    for name in ("rlnMicrographName", "location/micrograph_uid", "location/micrograph_path"):
+        with suppress(UserError):
+            return numbered(file.source_column(name).tolist())
+    return None
 
 
 def numbered(names: list) -> tuple[np.ndarray, list]:
