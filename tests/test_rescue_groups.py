@@ -70,11 +70,11 @@ def test_images_of_a_group_find_their_turn_and_move(case):
     assert angular_distance(peaks.turn[:1], turn[None])[0] < 4 * np.degrees(spread[:3].max())
     assert (np.abs(peaks.move[0] - move) < 4 * spread[3:]).all()
     assert (np.diff(peaks.cross / np.sqrt(peaks.power)) <= 0).all() and peaks.distinct[0]
-    evidence, share = evidence_of(peaks, Amplitudes(1.0, 0.1), 1.0, 1, 0.0)
+    evidence, share = evidence_of(peaks, Amplitudes(1.0, 0.1), 1.0, point_group("C1"), 0.0)
     assert evidence > 5 and share > 0.9
     # images that have nothing to do with each other have no such turn
     shuffled = search.search(data, weight, weight, relation[::-1].copy())
-    assert evidence_of(shuffled, Amplitudes(1.0, 0.1), 1.0, 1, 0.0)[0] < evidence - 5
+    assert evidence_of(shuffled, Amplitudes(1.0, 0.1), 1.0, point_group("C1"), 0.0)[0] < evidence - 5
 
 
 def test_the_coarse_search_of_a_group_is_that_of_brute_force(case):
@@ -104,12 +104,28 @@ def test_evidence_of_a_group_is_the_integral_over_turn_and_move():
     peaks = GroupPeaks(
         IDENTITY[None], np.zeros((1, 3)), np.array([28.0]), np.array([30.0]), curvature[None], np.ones(1, bool)
     )
-    found, share = evidence_of(peaks, law, 1.5, 2, 0.1)
+    found, share = evidence_of(peaks, law, 1.5, point_group("C2"), 0.1)
     best = float(law.best(np.array(28.0), np.array(30.0))) ** 2
     expected = float(law.log_ratio(28.0, 30.0))
     for axis, prior in enumerate([0.1] * 3 + [1.5] * 3):  # ∫ N(x; 0, prior²) exp(−h x²/2) dx
         expected -= 0.5 * np.log(1 + best * curvature[axis, axis] * prior**2)
     assert found == pytest.approx(expected) and share == 1
+
+
+@pytest.mark.parametrize("name", ["C1", "C2", "D2", "T", "O", "I1"])
+def test_copies_of_a_turn_by_the_symmetry_have_its_evidence(name):
+    group, law = point_group(name), Amplitudes(1.0, 0.2)
+    turn = np.array([[np.cos(0.03), *(np.sin(0.03) * np.array([0.6, 0, 0.8]))]])
+
+    def found(quaternion):
+        curvature = np.diag([900.0, 400.0, 600.0, 30.0, 20.0, 25.0])[None]
+        peaks = GroupPeaks(quaternion, np.zeros((1, 3)), np.array([28.0]), np.array([30.0]), curvature,
+                           np.ones(1, bool))
+        return evidence_of(peaks, law, 1.5, group, 0.05)[0]
+
+    np.testing.assert_allclose([found(copy) for copy in group.copies(turn)], found(turn), rtol=1e-9)
+    if len(group) == 1:
+        assert found(np.array([[0.0, 1, 0, 0]])) < found(turn) - 100
 
 
 def test_groups_are_accepted_as_far_as_they_stand_out_among_decoys():

@@ -17,7 +17,8 @@ from mpirecon.errors import UserError
 _NOT_SHARED = (
     "output", "loss", "log_particles", "half_map_scores", "reference", "controls", "particle_scores", "postprocess",
     "checkpoint_every",
-    "dry_run", "solver", "batch_size", "step", "momentum", "sort_scope", "space", "schedule",
+    "dry_run", "solver", "batch_size", "step", "momentum", "sort_scope", "space", "schedule", "poses", "search_offset",
+    "search_sigma",
 )  # fmt: skip
 
 

@@ -98,10 +98,10 @@ class Keep(click.ParamType):
               "pose (if it is not known; for tilt series with --group-by); the others by robust weights. See "
               "docs/robust.md.")
 @click.option("--keep", type=Keep(), metavar="auto|X", help="Fraction of particles that --loss sorted keeps, e.g. 0.7; "
-              "or auto, to estimate it (posterior always estimates it).")
+              "or auto, to estimate it. posterior estimates the fraction of correct particles unless it is given here.")
 @click.option("--distance", type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
               show_default=True, help="The distance by which particles are sorted or weighted. 'raw' sorts them by "
-              "their noise.")
+              "their noise. posterior goes by probabilities, whatever the distance.")
 @click.option("--solver", type=click.Choice(solver_names()), default="normal", show_default=True,
               help="Normal equations, or preconditioned gradient descent.")
 @click.option("--iterations", type=COUNT, help="Outer iterations.  [default: 1 for l2, 5 for robust losses, 10 "

@@ -157,14 +157,15 @@ class GroupSearch:
 
 
 def evidence_of(
-    peaks: GroupPeaks, law: Amplitudes, offset_sigma: float, copies: int, turn_sigma: float
+    peaks: GroupPeaks, law: Amplitudes, offset_sigma: float, group: PointGroup, turn_sigma: float
 ) -> tuple[float, float]:
-    """(log evidence of a group, the share of its best peak); parameters as of ``acceptance.log_evidence``."""
+    """(log evidence of a group, the share of its best peak); parameters as of ``acceptance.log_evidence``, and the
+    particle's point group: a turn is as far as the nearest of its copies, whichever of them was found."""
     size = 6 if offset_sigma else 3
     curvature = law.best(peaks.cross, peaks.power)[:, None, None] ** 2 * peaks.curvature[:, :size, :size]
-    prior = np.full(len(peaks.cross), -np.log(8 * np.pi**2 / copies))
+    prior = np.full(len(peaks.cross), -np.log(8 * np.pi**2 / len(group)))
     if turn_sigma:
-        turned = 2 * np.arccos(np.clip(np.abs(peaks.turn[:, 0]), 0, 1))
+        turned = np.radians(group.angular_distance(np.array([1.0, 0, 0, 0]), peaks.turn))
         curvature = curvature + np.diag([1 / turn_sigma**2] * 3 + [0] * (size - 3))
         prior = -1.5 * np.log(2 * np.pi * turn_sigma**2) - turned**2 / (2 * turn_sigma**2)
     if offset_sigma:
@@ -208,7 +209,7 @@ class GroupSearcher(OtherSearcher):
         """What is found of the images of one group, TABLE: odds, score and widths are those of the group."""
         s, relation = self.like, given.matrices()
         peaks = search.search(batch.data, *s.weights(batch, variance), relation, magnification_of(batch, given))
-        evidence, share = evidence_of(peaks, s.amplitudes, s.offset_sigma, len(s.group), s.turn_sigma)
+        evidence, share = evidence_of(peaks, s.amplitudes, s.offset_sigma, s.group, s.turn_sigma)
         cross, power = peaks.cross[0], peaks.power[0]
         size = 6 if s.offset_sigma else 3
         precision = s.amplitudes.best(cross, power) ** 2 * peaks.curvature[0, :size, :size] + 1e-9 * np.eye(size)
