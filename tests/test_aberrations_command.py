@@ -350,6 +350,20 @@ def test_only_what_is_beyond_doubt_is_written(tmp_path, images):
         tell(folder, "--star", tmp_path / "r.star")
 
 
+def test_images_are_compared_at_the_poses_that_the_run_used(tmp_path, images):
+    """Half of the given poses are another particle's; the run has found all of them, as its table says."""
+    true, given, wrong = planted(), particles(), np.arange(M) % 4 < 2
+    folder = reconstruct(tmp_path, images, true)
+    right, _ = tell(folder)
+    spoilt = given.pose.quaternion.copy()
+    spoilt[wrong], shift = np.roll(spoilt[wrong], 4, axis=0), np.where(wrong[:, None], 9.0, given.pose.shift)
+    with ParticleWriter(tmp_path / "p.h5", M, BOX, PIXEL_SIZE, overwrite=True) as writer:
+        writer.write_images(0, images)
+        writer.write_metadata(replace(given, pose=Pose(spoilt, shift)))
+        writer.write_optics(true)
+    assert tell(folder)[0] == right
+
+
 def test_verdicts_are_about_the_nearest():
     shares = {"beam tilt": (0.9, 0.05), "trefoil": (0.5, 0.05), "tetrafoil": (-1.0, 0.4)}
     found = FoundAberrations([], (30.0, 4.0), False, shares)

@@ -172,6 +172,8 @@ def test_the_exported_star_makes_the_map_in_relion(particles, rescued, cli, tmp_
     assert result.returncode == 0, result.stderr
     table, given = rescued.particles, particles.table
     kept = table["kept"]
+    at_given = np.count_nonzero(table["pose_error"].astype(bool) & (table["pose_state"] != FOUND))
+    assert f"{at_given} simulated wrong poses are written" in result.stdout
     star = read_relion(tmp_path / "kept.star")
     np.testing.assert_allclose(angular_distance(star.pose.quaternion, table["quaternion"][kept]), 0, atol=1e-4)
     np.testing.assert_allclose(star.pose.shift, table["shift"][kept], atol=1e-6)

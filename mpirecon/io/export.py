@@ -257,19 +257,25 @@ class Export:
         """(poses that the run used, rows whose pose is another than the given one)."""
         if "pose_state" not in self.run:
             return None, np.zeros(0, np.int64)
-        rows = np.flatnonzero((self.run["pose_state"] == REFINED) | (self.run["pose_state"] == FOUND))
+        rows = np.flatnonzero(self._moved())
         if len(rows):
             self.report.notes.append(f"{len(rows)} poses are those that the run found; the given ones are kept in "
                                      "columns of their own (mpireconGiven…, mpirecon/given_…)")
         return Pose(self.run["quaternion"], self.run["shift"]), rows
 
+    def _moved(self) -> np.ndarray:
+        """(m,) bool, particles whose pose the run has found or moved."""
+        return np.isin(self.run.get("pose_state", np.zeros(len(self.file))), (REFINED, FOUND))
+
     def writes_errors(self) -> bool:
         """Whether to write simulated errors instead of the original poses and defoci; notes which, if there are any."""
         words = {"pose": "wrong poses", "defocus": "wrong defoci"}
-        counts = {words[name]: len(rows) for name, rows in simulated_rows(self.file.metadata()).items() if len(rows)}
+        simulated = simulated_rows(self.file.metadata())
+        used = self.options.poses == "used" and any(map(len, simulated.values()))
+        simulated["pose"] = simulated["pose"][~self._moved()[simulated["pose"]]]  # else what was found is written
+        counts = {words[name]: len(rows) for name, rows in simulated.items() if len(rows)}
         if not counts:
-            return False
-        used = self.options.poses == "used"
+            return used
         self.report.notes.append(
             f"{' and '.join(f'{count} simulated {what}' for what, count in counts.items())} are written, as used by "
             "the run, and the true values as mpireconTrue…" if used else

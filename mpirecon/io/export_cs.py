@@ -38,10 +38,10 @@ class CsWriter(TableWriter):
             array, notes = cs_array(self.export.arrays["particles"], self.export.run, self.export.run["half"])
             self.export.report.notes += notes
             if self.export.writes_errors():
-                array = with_columns(array, cs_columns(array, self.export.file.metadata()))
+                array = with_columns(array, cs_columns(array, self.export.file, self.export.file.metadata()))
             self.export.say_untold(contrast=self.export.options.stack is None)
             found, rows = self.export.found()
-            self._cs = cs_found_poses(array, self.export.file.metadata(), found, rows) if len(rows) else array
+            self._cs = cs_found_poses(array, self.export.file, found, rows) if len(rows) else array
         if self.export.options.stack is None:
             return self._cs
         path = np.array([as_bytes(os.path.relpath(self.export.options.stack, folder))] * len(self._cs))

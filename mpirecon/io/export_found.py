@@ -6,26 +6,30 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.io.cs_file import with_columns
-from mpirecon.io.export_simulated import axes_of, changed, fits, numbers_of, origin_labels, without_errors
+from mpirecon.io.export_simulated import (axes_of, changed, fits, numbers_of, origin_labels, star_origins,
+                                          without_errors)
 from mpirecon.io.export_tables import put, put_poses, text
+from mpirecon.io.origin_columns import Origins
+from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose
 
 
-def put_found_poses(table: pd.DataFrame, particles: ParticleSet, found: Pose, rows: np.ndarray) -> None:
+def put_found_poses(table: pd.DataFrame, file: ParticleFile, found: Pose, rows: np.ndarray) -> None:
     """Write the poses found of `rows` in the source's columns, in its units, and the given ones as mpireconGiven….
 
     found : Pose of all particles
     """
-    given, origins = particles.pose, origin_labels(table)
+    particles, labels, origins = file.metadata(), origin_labels(table), star_origins(table, file)
+    given = particles.pose
     for label, values in zip(("Rot", "Tilt", "Psi"), given.euler().T):
         put(table, f"mpireconGivenAngle{label}", text(values))
     for label, values in zip("XY", (0.0 - given.shift).T):
         put(table, f"mpireconGivenOrigin{label}Angst", text(values))
     put_poses(table, found, rows)
-    default = -1.0 if origins[0].endswith("Angst") else -particles.pixel_size
-    columns = np.stack([numbers_of(table, label) for label in origins], axis=1)
-    for there, axis, label in zip(columns.T, _axes_of(columns, particles), origins):
+    columns = np.stack([numbers_of(table, label) for label in labels], axis=1)
+    for there, axis, label, default in zip(columns.T, origins.axes or _axes_of(columns, particles), labels,
+                                           origins.factors):
         column = table[label].tolist() if label in table else ["0"] * len(table)
         new = text(_in_units_of(there, particles, found, axis, default))
         for row in rows.tolist():
@@ -33,13 +37,14 @@ def put_found_poses(table: pd.DataFrame, particles: ParticleSet, found: Pose, ro
         put(table, label, column)
 
 
-def cs_found_poses(array: np.ndarray, particles: ParticleSet, found: Pose, rows: np.ndarray) -> np.ndarray:
+def cs_found_poses(array: np.ndarray, file: ParticleFile, found: Pose, rows: np.ndarray) -> np.ndarray:
     """A .cs array with the poses found of `rows`, and the given ones as mpirecon/given_pose and
     mpirecon/given_shift_A."""
+    particles, origins = file.metadata(), Origins.of(file, file.pixel_size)
     pose, shift = array["alignments3D/pose"].copy(), array["alignments3D/shift"].copy()
     pose[rows] = found[rows].rotation_vectors()
-    for column, axis in enumerate(_axes_of(shift, particles)):
-        shift[rows, column] = _in_units_of(shift[:, column], particles, found, axis, -particles.pixel_size)[rows]
+    for column, axis in enumerate(origins.axes or _axes_of(shift, particles)):
+        shift[rows, column] = _in_units_of(shift[:, column], particles, found, axis, origins.factors[column])[rows]
     given = {"mpirecon/given_pose": particles.pose.rotation_vectors().astype("f4"),
              "mpirecon/given_shift_A": particles.pose.shift.astype("f4")}
     return with_columns(array, {"alignments3D/pose": pose, "alignments3D/shift": shift, **given})

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.io.export_tables import put, put_poses, text
+from mpirecon.io.origin_columns import Origins
+from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose
 
@@ -33,6 +35,11 @@ def origin_labels(table: pd.DataFrame) -> tuple[str, str]:
     return next((pair for pair in _ORIGINS if pair[0] in table), _ORIGINS[0])
 
 
+def star_origins(table: pd.DataFrame, file: ParticleFile) -> Origins:
+    """What a STAR table's origin columns hold."""
+    return Origins.of(file, 1.0 if origin_labels(table) == _ORIGINS[0] else file.pixel_size)
+
+
 def simulated_rows(particles: ParticleSet) -> dict[str, np.ndarray]:
     """``pose`` and ``defocus`` → rows whose pose or defocus was replaced, or is that of junk."""
     flags = {"pose": particles.pose_error, "defocus": particles.planted_defocus}
@@ -40,15 +47,15 @@ def simulated_rows(particles: ParticleSet) -> dict[str, np.ndarray]:
             rows in flags.items()}
 
 
-def put_used(table: pd.DataFrame, particles: ParticleSet) -> None:
+def put_used(table: pd.DataFrame, file: ParticleFile, particles: ParticleSet) -> None:
     """Write into a source's STAR table what the run was given, in its units; rows without errors keep their text."""
     true = without_errors(particles)
     put_poses(table, particles.pose, np.flatnonzero(_turned(particles, true)))
     if particles.true_shift is not None:
-        labels = origin_labels(table)
-        unit = -1.0 if labels == _ORIGINS[0] else -particles.pixel_size
-        order = axes_of(np.stack([numbers_of(table, label) for label in labels], axis=1), true.pose.shift)
-        for axis, label in zip(order, labels):
+        labels, origins = origin_labels(table), star_origins(table, file)
+        columns = np.stack([numbers_of(table, label) for label in labels], axis=1)
+        order = origins.axes or axes_of(columns, true.pose.shift)
+        for axis, label, unit in zip(order, labels, origins.factors):
             _put_changed(table, label, true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group,
                          unit)
     if particles.true_defocus is not None:
@@ -70,7 +77,7 @@ def put_truth(table: pd.DataFrame, particles: ParticleSet) -> None:
             put(table, f"mpireconTrueDefocus{label}", text(values))
 
 
-def cs_columns(array: np.ndarray, particles: ParticleSet) -> dict[str, np.ndarray]:
+def cs_columns(array: np.ndarray, file: ParticleFile, particles: ParticleSet) -> dict[str, np.ndarray]:
     """Fields of a .cs array: what the run was given, in the source's units,
     and what was true (``mpirecon/true_…``, in Å)."""
     true = without_errors(particles)
@@ -79,11 +86,10 @@ def cs_columns(array: np.ndarray, particles: ParticleSet) -> dict[str, np.ndarra
     poses[turned] = particles.pose[turned].rotation_vectors()
     columns = {"alignments3D/pose": poses, "mpirecon/true_pose": true.pose.rotation_vectors().astype("f4")}
     if particles.true_shift is not None:
-        shift = array["alignments3D/shift"].copy()
-        for column, axis in enumerate(axes_of(shift, true.pose.shift)):
+        shift, origins = array["alignments3D/shift"].copy(), Origins.of(file, file.pixel_size)
+        for column, axis in enumerate(origins.axes or axes_of(shift, true.pose.shift)):
             shift[:, column] = changed(shift[:, column], true.pose.shift[:, axis], particles.pose.shift[:, axis],
-                                       particles.optics_group,
-                                       -particles.pixel_size)
+                                       particles.optics_group, origins.factors[column])
         columns |= {"alignments3D/shift": shift, "mpirecon/true_shift_A": true.pose.shift.astype("f4")}
     if particles.true_defocus is not None:
         for number, (label, field) in enumerate(zip(_CS_DEFOCI, ("defocus_u", "defocus_v"))):

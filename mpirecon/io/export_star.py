@@ -70,7 +70,7 @@ class StarWriter(TableWriter):
         notes += add_halves(table, self.export.run["half"])
         if self.export.writes_errors():  # else the text is the source's
             particles = self.export.file.metadata()
-            put_used(table, particles)
+            put_used(table, self.export.file, particles)
             put_truth(table, particles)
         self._put_found(table)
         notes += add_found(table, self.export.run)
@@ -111,4 +111,4 @@ class StarWriter(TableWriter):
     def _put_found(self, table: pd.DataFrame) -> None:
         found, rows = self.export.found()
         if len(rows):
-            put_found_poses(table, self.export.file.metadata(), found, rows)
+            put_found_poses(table, self.export.file, found, rows)

@@ -6,7 +6,6 @@ bright.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from mpirecon.errors import UserError, option_of
 from mpirecon.io.cs_file import read_cs
 from mpirecon.io.formats import format_of, is_table
+from mpirecon.io.origin_columns import import_options_of
 from mpirecon.io.particle_file import ParticleFile
 
 SIGN = "blob/sign"
@@ -26,7 +26,7 @@ _READ_WITH = {"pixel_size": None, "voltage": None, "cs": None, "amplitude_contra
 
 def dark_in_stacks(file: ParticleFile) -> np.ndarray:
     """(m,) bool: of which particles protein is dark in the stacks that were imported."""
-    black, told = file.attributes["contrast"] == "black", _told(file).get("contrast")
+    black, told = file.attributes["contrast"] == "black", import_options_of(file).get("contrast")
     array = file.source_arrays().get("particles")
     dark = np.full(len(file), black)
     if array is None or SIGN not in (array.dtype.names or ()):
@@ -83,7 +83,7 @@ def refuse_rescaled(file: ParticleFile, path: Path) -> None:
 
 def rescaled(file: ParticleFile) -> bool:
     """Whether the images in the file are not those that its source names."""
-    return _told(file).get("rescale") is not None
+    return import_options_of(file).get("rescale") is not None
 
 
 def untold(file: ParticleFile, contrast: bool = False) -> str | None:
@@ -92,7 +92,7 @@ def untold(file: ParticleFile, contrast: bool = False) -> str | None:
 
     contrast : also --contrast, of a table that names a sign of its own
     """
-    told = _told(file)
+    told = import_options_of(file)
     words = [option_of(name) for name, usual in _READ_WITH.items() if told.get(name, usual) != usual]
     if contrast and told.get("contrast") is not None:
         words.append("--contrast")
@@ -100,8 +100,3 @@ def untold(file: ParticleFile, contrast: bool = False) -> str | None:
         return None
     return (f"columns are as in {Path(file.source()[0]).name}, without what was said at its import "
             f"({', '.join(words)}): say it to other programs too, and import the new table in the same way")
-
-
-def _told(file: ParticleFile) -> dict:
-    """The options of the import that made this file; {} where none did, or it is from before they were kept."""
-    return json.loads(file.attributes.get("provenance") or "{}").get("options") or {}

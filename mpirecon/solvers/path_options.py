@@ -45,8 +45,8 @@ _ONLY = {
     "solver": ("normal", "the steps of a path are solved by their normal equations"),
     "space": ("fourier", "a path is made in Fourier space"),
     "sort_scope": ("global", "a path sorts all particles of all ranks"),
-    "poses": ("fixed", "the steps of a path are made at the given poses. Find others with reconstruct first, and take the "
-              "path of what export writes of that run"),
+    "poses": ("fixed", "the steps of a path are made at the given poses. Find others with reconstruct first, and take "
+              "the path of what export writes of that run"),
 }
 
 

@@ -24,6 +24,7 @@ from mpirecon.io.run_inputs import run_inputs
 from mpirecon.io.run_output import open_particles, read_particle_table, read_summary
 from mpirecon.model import ParticleSet
 from mpirecon.model.aberrations import Aberrations
+from mpirecon.model.pose import Pose
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.ctf import ctf_samples
 from mpirecon.operators.half_plane import HalfPlane
@@ -212,20 +213,24 @@ class _Comparison:
         self.sums = [PhaseSums.empty(len(plane)) for _ in known.group]
 
     def add(self, maps: dict[int, np.ndarray], start: int, stop: int, table: dict[str, np.ndarray], update) -> None:
-        """Add the particles of rows start … stop that the run used, each against its half's map."""
-        weight = _weights(table)
+        """Add the particles of rows start … stop that the run used, each against its half's map, at the pose that it
+        has in that."""
+        weight, poses = _weights(table), Pose(table["quaternion"], table["shift"]) if "shift" in table else None
         batch = max(1, _BATCH_SAMPLES // len(self.plane))
         for half, volume in maps.items():
             grid = self.projection.grid(volume)
             mine = start + np.flatnonzero((table["half"][start:stop] == half) & (weight[start:stop] > 0))
             for at in range(0, len(mine), batch):
                 rows = mine[at : at + batch]
-                self._add_batch(grid, rows, weight[rows])
+                self._add_batch(grid, rows, weight[rows], poses)
                 update(len(rows))
 
-    def _add_batch(self, grid: np.ndarray, rows: np.ndarray, weight: np.ndarray) -> None:
+    def _add_batch(self, grid: np.ndarray, rows: np.ndarray, weight: np.ndarray, poses: Pose | None) -> None:
+        """poses : of all particles, where the run's table has them; runs may have found others than the file has"""
         span = self.file.metadata(int(rows[0]), int(rows[-1]) + 1)
         particles = span[rows - rows[0]]
+        if poses is not None:
+            particles = replace(particles, pose=poses[rows])
         images = self.file.images(rows)
         self.normalise(images)
         y = centred_samples(images, particles.pose.shift / self.file.pixel_size, self.plane,
