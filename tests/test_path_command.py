@@ -117,7 +117,8 @@ def test_what_cannot_be_walked_is_refused_before_anything_is_written(few, tmp_pa
     assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("options", [{"solver": "gradient"}, {"space": "real"}, {"sort_scope": "batch"},
+@pytest.mark.parametrize("options", [{"solver": "gradient"}, {"poses": "rescue"}, {"space": "real"},
+                                     {"sort_scope": "batch"},
                                      {"random_draws": 0},
                                      {"schedule": "sieve", "high_pass": (3, 50)}, {"steps": [1.5]},
                                      {"schedule": "twice"}])

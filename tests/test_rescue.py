@@ -223,6 +223,14 @@ def test_errors_of_a_known_size_are_searched_near_the_given_poses():
     assert angular_distance(table["quaternion"], particles.table["quaternion"])[found].max() < 75
 
 
+@pytest.mark.parametrize("limit", [{"search_sigma": 5.0, "search_offset": 0.0}, {"search_sigma": 5.0}])
+def test_a_limit_that_does_not_hold_is_warned_of(limit):
+    particles = mr.simulate(TRUTH, 300, snr=0.7, error_rate=0.3, seed=4)  # any orientation
+    run = mr.reconstruct(particles, loss="posterior", poses="rescue", **limit)
+    (told,) = [text for text in run.warnings if "kept ones came back" in text]
+    assert "--search-sigma 5" in told and ("--search-offset 0" in told) == ("search_offset" in limit), told
+
+
 def test_symmetric_premultiplied_images_of_an_odd_box_and_several_optics_groups():
     half = mr.phantom(25, 6.0).array
     both = mr.Volume(half + half[:, ::-1, ::-1], 6.0)

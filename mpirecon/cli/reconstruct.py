@@ -167,10 +167,11 @@ class Keep(click.ParamType):
               "before the last two iterations, and use those with sufficient evidence; refine: also move the other "
               "poses locally, by as much as the data show that given poses are wrong (docs/pose_search.md).")
 @click.option("--search-offset", type=NON_NEGATIVE, metavar="Å", help="How far a searched particle may be off its "
-              "given place, on each side; 0: offsets are right, which is much faster in small boxes and finds more.  "
-              "[default: 5 pixels]")
+              "given place, on each side; 0: offsets are right, which is much faster in small boxes and finds more. "
+              "Where they are not, wrong poses are accepted.  [default: 5 pixels]")
 @click.option("--search-sigma", type=POSITIVE, metavar="DEG", help="Search near the given orientations, for errors of "
-              "this standard deviation on each axis.  [default: all orientations]")
+              "this standard deviation on each axis; where they are larger, wrong poses are accepted.  [default: all "
+              "orientations]")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
 @click.option("--log-particles", type=click.Choice(["none", "last", "all"]),
               help="Iterations for which the rank logs list each sorted particle.  [default: all; last for more than "

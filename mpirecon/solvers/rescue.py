@@ -310,7 +310,7 @@ class Rescue(FixedPoses):
 
     def warnings(self, kept: np.ndarray) -> list[str]:
         facts = self.facts or {}
-        found = warnings_of(facts, self.config.poses)
+        found = warnings_of(facts, self.config)
         if "control" not in facts:
             return found
         views = self.slab.pose.matrices()[:, 2]

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from mpirecon.search.acceptance import FEWEST
 from mpirecon.search.searcher import FEWEST_SHELLS
+
+if TYPE_CHECKING:
+    from mpirecon.solvers.config import Config
 
 #: why nothing is searched, where that is no reason to worry, or has a warning of its own
 ALIKE = "correct and wrong particles could not be distinguished, and all are kept at their given poses"
@@ -22,8 +29,14 @@ def cannot_search(finest: int, supported: float, kept: int) -> str | None:
     return None
 
 
-def warnings_of(facts: dict, poses: str) -> list[str]:
-    """facts : of ``search`` in summary.json · poses : value of the option"""
+#: how much smaller than that of kept particles that come back the fraction of found ones is where a limit of the search
+#: is worth a look, and in standard deviations
+_FEWER, _SURE = 0.15, 3.0
+
+
+def warnings_of(facts: dict, config: Config) -> list[str]:
+    """facts : of ``search`` in summary.json"""
+    poses = config.poses
     if reason := facts.get("reason"):
         return [] if reason in (ALIKE, NOBODY) else [f"--poses {poses} searched nothing: {reason}"]
     if "control" not in facts:
@@ -35,6 +48,12 @@ def warnings_of(facts: dict, poses: str) -> list[str]:
             "their own pose: most of what this search finds is chance, and few found poses are accepted. Better maps, "
             "a tighter --diameter or a smaller --search-offset may help"
         )
+    elif (limits := _limits(config)) and _finds_fewer(facts):
+        warnings.append(
+            f"{facts['found']} of {facts['searched']} searched particles are accepted where they were found, while "
+            f"{control['came_back']} of {control['searched']} kept ones came back: the others are junk, or {limits} "
+            "does not hold for them, and then some of those that are accepted are wrong, too. Search without it"
+        )
     if groups and not groups["accepted"]:
         warnings.append(
             f"none of {groups['searched']} groups that were searched is accepted where it was found: "
@@ -42,3 +61,18 @@ def warnings_of(facts: dict, poses: str) -> list[str]:
             "found of the searched is no better than what is found in decoys. They are left out, as with --poses fixed"
         )
     return warnings
+
+
+def _limits(config: Config) -> str:
+    """The limits of the search that the user gave, which the control knows nothing of: it hides its particles within
+    them."""
+    given = (("--search-offset", config.search_offset), ("--search-sigma", config.search_sigma))
+    return " or ".join(f"{option} {value:g}" for option, value in given if value is not None)
+
+
+def _finds_fewer(facts: dict) -> bool:
+    found, searched = facts["found"], facts["searched"]
+    back, tried = facts["control"]["came_back"], facts["control"]["searched"]
+    both = (found + back) / (searched + tried)
+    spread = np.sqrt(both * (1 - both) * (1 / max(searched, 1) + 1 / max(tried, 1)))
+    return back / max(tried, 1) - found / max(searched, 1) > max(_FEWER, _SURE * spread)
