@@ -61,9 +61,9 @@ def api(text: str) -> str:
 
 def _directive(name: str, value) -> str:
     if inspect.ismodule(value):
-        kinds = inspect.isclass, inspect.isfunction
+        kinds, named = (inspect.isclass, inspect.isfunction), vars(value).get("__all__", ())
         own = [n for n, v in vars(value).items() if not n.startswith("_") and any(kind(v) for kind in kinds)
-               and v.__module__ == value.__name__]
+               and (v.__module__ == value.__name__ or n in named)]
         return "\n".join(_directive(f"{name}.{n}", getattr(value, n)) for n in own)
     if inspect.isclass(value):
         return f".. autoclass:: {name}\n   :members:\n"
