@@ -13,7 +13,7 @@ import mpirecon as mr
 from mpirecon.batch.forecast import Task, memory_per_rank
 from mpirecon.errors import UserError
 from mpirecon.io.export import ExportOptions, export_run
-from mpirecon.io.formats import STAR, CryoSparc, add_format
+from mpirecon.io.formats import STAR, CryoSparc, add_format, format_of, formats
 from mpirecon.io.star import read_star
 from mpirecon.kernels.arguments import Kernel
 from mpirecon.kernels.cuda_source import Settings, cuda_source
@@ -54,11 +54,24 @@ def test_a_distance_of_ones_own_sorts(names):
 
 
 def test_the_name_of_another_loss_is_refused(names):
-    for name in ("l2", "huber", "within"):
+    for name in ("l2", "huber", "sorted"):
         with pytest.raises(UserError, match="choose another"):
             add_rule(type("Other", (names["Within"],), {"name": name})())
     with pytest.raises(UserError, match="unknown loss 'least'.*l2.*posterior"):
         rule_of("least")
+
+
+def test_what_is_added_again_replaces_what_was(names):
+    """As a notebook's cell does that is run again, corrected or not."""
+    for make in (names["Within"], type("Corrected", (names["Within"],), {})):
+        rule = make()
+        assert add_rule(rule) == "within" and rule_of("within") is rule
+    for make in (type("Corrected", (names["Csv"],), {}), names["Csv"]):
+        csv = make()
+        assert add_format(csv) == ".csv" and format_of("p.csv") is csv
+        assert [one.suffix for one in formats()].count(".csv") == 1
+    for make in (type("Corrected", (names["Direct"],), {}), names["Direct"]):
+        assert add_solver(SolverKind("direct", make)) == "direct" and solver_kind("direct").make is make
 
 
 def test_rules_declare_what_runs_ask():

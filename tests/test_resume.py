@@ -25,6 +25,8 @@ from mpirecon.robust import distances
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Checkpoints, Endurance
 from mpirecon.solvers.groups import WHOLE, half_map
+from mpirecon.solvers.kinds import SolverKind, add_solver
+from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.run import Reconstruction
 
 RUNS = {
@@ -314,6 +316,25 @@ def test_another_distance_of_ones_own_is_refused(particles, tmp_path, monkeypatc
             mr.reconstruct(particles, tmp_path / "run", loss=weight_of(2), distance=scaled(factor), iterations=3,
                            resume=resume)
         assert end is Ended or "made with another distance mine than it is now" in str(error.value)
+
+
+def test_another_registered_loss_or_solver_is_refused(particles, tmp_path, monkeypatch):
+    """Of the same name: what it does counts."""
+    def register(power=2, parts=1):
+        mr.losses.register("named", weight_of(power))
+        return add_solver(SolverKind("mine", lambda engine, config: parts and NormalSolver(engine, config)))
+
+    asked = {"loss": "named", "solver": register(), "iterations": 3}
+    monkeypatch.setattr(sys.modules[__name__], "ENDS", [6])
+    with pytest.raises(Ended):
+        mr.reconstruct(particles, tmp_path / "run", **asked)
+    for changed, what in (({"power": 3}, "loss named"), ({"parts": 2}, "solver mine")):
+        register(**changed)
+        with pytest.raises(UserError, match=f"made with another {what} than it is now"):
+            mr.reconstruct(particles, tmp_path / "run", resume=True, **asked)
+    register()
+    ENDS.clear()
+    assert mr.reconstruct(particles, tmp_path / "run", resume=True, **asked).iterations
 
 
 def test_a_mask_that_is_an_array_is_no_file_in_messages(particles, tmp_path):

@@ -12,12 +12,14 @@ from mpirecon.model.arrays import Volume
 from mpirecon.model.devices import on_host
 from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.robust.own_code import digest_of_code
+from mpirecon.solvers.meaning import own_digest
 
 #: what ranks may be given differently: hosts have cores and memory of their own
 _OF_HOSTS = ("threads", "memory")
 
 _PLAIN = (type(None), bool, int, float, str, np.generic)
-_FUNCTION = "function"
+_FUNCTION, _OWN = "function", "definition of"
+_CODE = (_FUNCTION, _OWN)  # what is told apart by what it does
 _NOT_GIVEN = ("not given", "")
 
 
@@ -26,7 +28,7 @@ def same_on_all(comm: Communicator, **settings) -> None:
     were not given."""
     if comm.size == 1:
         return
-    told = run_together(comm, lambda: {name: _told(value) for name, value in settings.items()
+    told = run_together(comm, lambda: {name: _told(name, value) for name, value in settings.items()
                                        if name not in _OF_HOSTS and value is not None})
     ranks = comm.allgather((comm.hostname, told))
     first = ranks[0][1]
@@ -36,13 +38,16 @@ def same_on_all(comm: Communicator, **settings) -> None:
             if here == there:
                 continue
             how = f"another {here[0]} on rank 0 than" if here[0] == there[0] else f"{here[0]} on rank 0 and {there[0]}"
-            why = ", in its code or a variable that it refers to;" if here[0] == there[0] == _FUNCTION else ";"
+            of_code = here[0] == there[0] and here[0].startswith(_CODE)
+            why = ", in its code or a variable that it refers to;" if of_code else ";"
             raise UserError(f"{name} is {how} on rank {rank} (host {host}){why} all ranks must be given the same, such "
                             f"as what rank 0 has read or drawn and sent to the others")
 
 
-def _told(value) -> tuple[str, str]:
+def _told(name: str, value) -> tuple[str, str]:
     """(a setting in a few words, a digest of it)."""
+    if isinstance(value, str) and (digest := own_digest(name, value)) is not None:
+        return f"{_OWN} {value}", digest
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, _PLAIN):

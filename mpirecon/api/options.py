@@ -23,7 +23,8 @@ from mpirecon.model.arrays import Volume as PlainVolume
 from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.parallel.console import Console
 from mpirecon.robust import distances, losses
-from mpirecon.solvers.config import Config
+from mpirecon.solvers.config import OF_SCRIPTS, Config
+from mpirecon.solvers.meaning import given_distance, given_loss
 
 #: name under which a loss without a usable name of its own is known
 _UNNAMED = "own"
@@ -32,17 +33,20 @@ _UNNAMED = "own"
 def configuration(particles, scratch: Scratch, comm: Communicator, *, loss, mask=None, weights=None,
                   distance="explained", **options) -> Config:
     """The Config of a script's options, the same on all ranks; a mask that is no file is written to one. Collective."""
-    check_names("a reconstruction", options, [field.name for field in fields(Config) if field.name != "mask_name"])
+    check_names("a reconstruction", options, [field.name for field in fields(Config) if field.name not in OF_SCRIPTS])
     run_together(comm, lambda: _check_kinds(loss, distance, mask))
     if isinstance(memory := options.get("memory"), str):
         options = {**options, "memory": 0 if memory == "0" else parse_memory(memory)}
     mask, called = given_mask(mask, particles, scratch, comm)
 
     def made() -> Config:
-        of = distances.register(distance) if isinstance(distance, distances.Distance) else distance
-        name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
-        named = {"weights": ARRAY if unnamed(weights) is not None else weights, "mask_name": called}
-        return Config(**{"seed": 1, "loss": name, "distance": of, "mask": mask, **named, **options})
+        meant, named = {}, {"loss": by_name(loss), "distance": distance}
+        if not isinstance(named["loss"], str):
+            named["loss"], meant["loss"] = (name := _name_of(loss)), given_loss(name, loss)
+        if not isinstance(distance, str):
+            named["distance"], meant["distance"] = distance.name, given_distance(distance)
+        named |= {"weights": ARRAY if unnamed(weights) is not None else weights, "mask_name": called}
+        return Config(**{"seed": 1, "mask": mask, "meant": meant, **named, **options})
 
     return run_together(comm, made)
 
@@ -68,6 +72,11 @@ def refuse_unmade_mask(config: Config, postprocess: bool) -> None:
 def unnamed(weights) -> np.ndarray | None:
     """Weights that are none by name."""
     return None if isinstance(weights, str) else weights
+
+
+def by_name(loss):
+    """A loss that is given as its class, by the name that it is built in under; others as they are."""
+    return losses.BUILT_IN.get(loss, loss) if isinstance(loss, type) else loss
 
 
 def _name_of(loss) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from mpirecon.api.agreement import same_on_all
 from mpirecon.api.arguments import as_communicator, console_of, structured
 from mpirecon.api.maps import FSC, Volume, read_map
-from mpirecon.api.options import configuration, source_of, unnamed
+from mpirecon.api.options import by_name, configuration, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.run_kinds import PATH
@@ -85,6 +85,7 @@ def path(
                 null=null, weights=weights, overwrite=overwrite, resume=resume, **options)
     source, reading = run_together(comm, lambda: source_of(particles, options))
     scratch = Scratch(comm)
+    options["loss"] = by_name(options.get("loss"))
     config = configuration(particles, scratch, comm, weights=weights, **first_run(schedule, **options))
     chosen = checked_options(schedule, None if steps is None else checked_fractions(steps), random_draws, high_pass,
                              null)

@@ -139,27 +139,28 @@ class CryoSparc(TableFormat):
 
 STAR = Star()
 
-_FORMATS: list[TableFormat] = [STAR, CryoSparc()]
+_BUILT_IN: tuple[TableFormat, ...] = (STAR, CryoSparc())
+_FORMATS: dict[str, TableFormat] = {known.suffix: known for known in _BUILT_IN}
 
 
 def add_format(table_format: TableFormat) -> str:
-    """Have imports know a format by the ending of its files' names; returns that.
-    UserError for the ending of another."""
-    if any(known.suffix == table_format.suffix for known in _FORMATS):
-        raise UserError(f"format {table_format.suffix}: there is one of files that end so already; choose another")
-    _FORMATS.append(table_format)
+    """Have imports know a format by the ending of its files' names; returns that. One of one's own that had it is
+    replaced. UserError for the ending of a built-in one."""
+    if any(known.suffix == table_format.suffix for known in _BUILT_IN):
+        raise UserError(f"format {table_format.suffix}: there is a built-in one of files that end so already; choose "
+                        "another")
+    _FORMATS[table_format.suffix] = table_format
     return table_format.suffix
 
 
 def formats() -> tuple[TableFormat, ...]:
     """All formats, those that were added last."""
-    return tuple(_FORMATS)
+    return tuple(_FORMATS.values())
 
 
 def format_of(path: str | os.PathLike) -> TableFormat | None:
     """The format of a table, by its name; None where none has such files."""
-    suffix = Path(path).suffix.lower()
-    return next((known for known in _FORMATS if known.suffix == suffix), None)
+    return _FORMATS.get(Path(path).suffix.lower())
 
 
 def check_ending(option: str, path: str | os.PathLike | None, *, always: bool = False) -> None:
@@ -172,7 +173,7 @@ def check_ending(option: str, path: str | os.PathLike | None, *, always: bool = 
     found = format_of(path)
     if found is not None and found.target == option:
         return
-    endings = " or ".join(known.suffix for known in _FORMATS if known.target == option)
+    endings = " or ".join(known.suffix for known in formats() if known.target == option)
     other = "" if found is None else f"; a {found.name} is written with {found.target}"
     raise UserError(f"{option} {path}: the name must end in {endings}{other}")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.robust.own_code import digest_of_code
-from mpirecon.robust.returned import checked_distances
+from mpirecon.robust.returned import checked_numbers, refuse_bad
 from mpirecon.robust.statistics import Statistics, matched_filter
 
 
@@ -41,15 +41,24 @@ class Distance:
                             "function (statistics, typical) or None")
 
 
-def scores_by(distance: Distance, statistics: Statistics, sigma: np.ndarray, typical: float) -> np.ndarray:
-    """The sorting scores of m particles, (m,) float64; UserError where the distance returns something else."""
-    return checked_distances(f"distance {distance.name}: score", distance.score(statistics, sigma, typical),
-                             statistics.yy.shape)
+def scores_by(distance: Distance, statistics: Statistics, sigma: np.ndarray, typical: float,
+              valid: np.ndarray | None = None) -> np.ndarray:
+    """The sorting scores of m particles, (m,) float64; UserError where a distance of one's own returns something else,
+    or no number for those that are `valid`, (m,) bool."""
+    what = f"distance {distance.name}: score"
+    score = checked_numbers(what, distance.score(statistics, sigma, typical), statistics.yy.shape)
+    if valid is not None and distance not in _BUILT_IN:
+        refuse_bad(what, score, np.isnan(score) & valid, "scores must be numbers, by which particles can be sorted")
+    return score
 
 
-def norms_by(distance: Distance, statistics: Statistics, typical: float) -> np.ndarray:
+def norms_by(distance: Distance, statistics: Statistics, typical: float, valid: np.ndarray) -> np.ndarray:
     """The norms of m particles, likewise."""
-    return checked_distances(f"distance {distance.name}: norm", distance.norm(statistics, typical), statistics.yy.shape)
+    what = f"distance {distance.name}: norm"
+    norm = checked_numbers(what, distance.norm(statistics, typical), statistics.yy.shape)
+    if distance not in _BUILT_IN:
+        refuse_bad(what, norm, ~(np.isfinite(norm) & (norm >= 0)) & valid, "norms must be finite and not negative")
+    return norm
 
 
 def _root(squared: np.ndarray) -> np.ndarray:
@@ -80,22 +89,34 @@ EXPLAINED = Distance(
 #: correlation: matched filter, minus yp / (σ_i √pp), σ_i from the particle's own residual at high frequency.
 CORRELATION = Distance("correlation", True, lambda s, sigma, typical: -matched_filter(s, sigma), None)
 
-DISTANCES = {d.name: d for d in (RAW, WHITENED, EXPLAINED, CORRELATION)}
+_BUILT_IN = (RAW, WHITENED, EXPLAINED, CORRELATION)
+DISTANCES = {d.name: d for d in _BUILT_IN}
 
 #: digests of those that scripts have added, of what they do
 _OWN: dict[str, str] = {}
 
 
 def register(distance: Distance) -> str:
-    """Add a distance of one's own, by whose name ``reconstruct`` then knows it; returns the name.
+    """Add a distance of one's own, by whose name ``reconstruct`` then knows it; returns the name. One of one's own that
+    had it is replaced; runs that were made before keep it.
 
     Raises UserError for the name of a built-in one that is another.
     """
-    if DISTANCES.setdefault(distance.name, distance) is not distance:
-        raise UserError(f"distance {distance.name}: there is one of this name already; choose another")
-    if distance not in (RAW, WHITENED, EXPLAINED, CORRELATION):
-        _OWN[distance.name] = digest_of_code(distance)
+    refuse_built_in(distance)
+    if distance not in _BUILT_IN:
+        DISTANCES[distance.name], _OWN[distance.name] = distance, digest_of_code(distance)
     return distance.name
+
+
+def refuse_built_in(distance: Distance) -> None:
+    """Raise UserError where a distance has the name of a built-in one and is another."""
+    if any(one.name == distance.name for one in _BUILT_IN) and distance not in _BUILT_IN:
+        raise UserError(f"distance {distance.name}: there is a built-in one of this name already; choose another")
+
+
+def distance_names() -> tuple[str, ...]:
+    """Names of all distances, those that were added last."""
+    return tuple(DISTANCES)
 
 
 def own_digest(name: str) -> str | None:

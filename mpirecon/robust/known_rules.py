@@ -3,18 +3,20 @@ and those that are added."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
 from mpirecon.parallel.select import smallest_k
-from mpirecon.robust import losses
+from mpirecon.robust import losses, own_rules
 from mpirecon.robust.distances import Distance, norms_by, scores_by
-from mpirecon.robust.losses import L2, MAD_TO_SIGMA, Loss, is_m_estimator, loss_names, make_loss
+from mpirecon.robust.losses import L2, MAD_TO_SIGMA, Loss, is_m_estimator, loss_names, maker_of
 from mpirecon.robust.own_code import digest_of_code
 from mpirecon.robust.particle_noise import NOISY, median_of
 from mpirecon.robust.pose_mixture import PoseMixture
-from mpirecon.robust.returned import checked_distances, checked_weights
+from mpirecon.robust.returned import checked_numbers, checked_weights, refuse_bad
 from mpirecon.robust.rules import Case, Rule
 from mpirecon.robust.schedule import loosened, widened
 from mpirecon.robust.selection import Selection, keep_count
@@ -30,21 +32,28 @@ def sorting_score(case: Case) -> np.ndarray:
     """The distance by which a case's particles are sorted, (m,) float64, smaller is better; collective."""
     typical = median_of(case.comm, case.statistics.yy[case.valid])
     # a script's own function may fail on one rank: the others must not wait for it
-    return run_together(case.comm, lambda: scores_by(case.distance, case.statistics, case.sigma, typical))
+    return run_together(case.comm, lambda: scores_by(case.distance, case.statistics, case.sigma, typical, case.valid))
 
 
 def norms(comm: Communicator, distance: Distance, statistics: Statistics, valid: np.ndarray) -> np.ndarray:
     """The unsquared distance d of every particle, (m,) float64; collective, for the typical image power."""
     typical = median_of(comm, statistics.yy[valid])
-    return run_together(comm, lambda: norms_by(distance, statistics, typical))
+    return run_together(comm, lambda: norms_by(distance, statistics, typical, valid))
 
 
 def mean_rho(comm: Communicator, loss: Loss, d: np.ndarray, counted: np.ndarray, given: np.ndarray) -> float:
     """Mean 2ρ of the counted, (m,) bool, of norms d, weighted by `given`; collective."""
     given, d = given[counted], d[counted]
-    rho = run_together(comm, lambda: checked_distances(f"loss {type(loss).__name__}: rho", loss.rho(d.copy()), d.shape))
+    rho = run_together(comm, lambda: _rho(loss, d))
     total = comm.allreduce_scalar(float(2 * (given * rho).sum()))
     return total / max(comm.allreduce_scalar(float(given.sum())), np.finfo(np.float64).tiny)
+
+
+def _rho(loss: Loss, d: np.ndarray) -> np.ndarray:
+    what = f"loss {type(loss).__name__}: rho"
+    rho = checked_numbers(what, loss.rho(d.copy()), d.shape)
+    refuse_bad(what, rho, ~np.isfinite(rho) & np.isfinite(d), "it must be finite")
+    return rho
 
 
 def _sorted(scope, score, ids, valid, keep, mixture) -> Selection:
@@ -141,15 +150,15 @@ class Posterior(Rule):
 
 
 class ByNorm(Rule):
-    """By a function of the norm: an M-estimator."""
+    """By a function of the norm: an M-estimator, which `make` makes for a centre and a spread of norms."""
 
     length = True
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, make: Callable[[float, float], Loss]) -> None:
+        self.name, self._make = name, make
 
     def of_norms(self, centre: float = 0.0, scale: float = 1.0) -> Loss:
-        return make_loss(self.name, centre, scale)
+        return self._make(centre, scale)
 
     def decide(self, case: Case) -> Selection:
         """Weights relative to the typical particle's, so that Λ means the same for every loss."""
@@ -175,15 +184,16 @@ class ByNorm(Rule):
 
 
 _RULES: dict[str, Rule] = {rule.name: rule for rule in (LeastSquares(), Trimmed(), Posterior())}
+_TRUSTED = (LeastSquares, Trimmed, Posterior, ByNorm)  # what these decide needs no check
 
 #: digests of those that scripts have added, of what they do
 _OWN: dict[str, str] = {}
 
 
 def add_rule(rule: Rule) -> str:
-    """Have runs know a rule by its name; returns the name. UserError for the name of another loss."""
-    if rule.name in rule_names():
-        raise UserError(f"loss {rule.name}: there is one of this name already; choose another")
+    """Have runs know a rule by its name; returns the name. A rule of one's own that had it is replaced; runs that were
+    made before keep it. UserError for the name of another loss."""
+    losses.reserve(rule.name)
     _RULES[rule.name], _OWN[rule.name] = rule, digest_of_code(rule)
     return rule.name
 
@@ -193,13 +203,15 @@ def rule_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*loss_names(), *_RULES)))
 
 
-def rule_of(loss: str) -> Rule:
-    """The rule of the loss of that name; UserError listing them all when there is none."""
+def rule_of(loss: str | Rule) -> Rule:
+    """The rule of the loss of that name, or the rule itself; UserError listing them all when there is none."""
+    if isinstance(loss, Rule):
+        return loss
     if loss in _RULES:
         return _RULES[loss]
     if not is_m_estimator(loss):
         raise UserError(f"unknown loss {loss!r}; choose one of {', '.join(rule_names())}")
-    return ByNorm(loss)
+    return ByNorm(loss, maker_of(loss))
 
 
 def own_digest(loss: str) -> str | None:
@@ -207,8 +219,13 @@ def own_digest(loss: str) -> str | None:
     return _OWN.get(loss) or losses.own_digest(loss)
 
 
+def decide(rule: Rule, case: Case) -> Selection:
+    """What a rule decides; that of one's own is checked. Collective."""
+    return rule.decide(case) if type(rule) in _TRUSTED else own_rules.decided(rule, case)
+
+
 def loss_value(
-    comm: Communicator, loss: str, d: np.ndarray, selection: Selection, valid: np.ndarray,
+    comm: Communicator, loss: str | Rule, d: np.ndarray, selection: Selection, valid: np.ndarray,
     given: np.ndarray | None = None
 ) -> float:
     """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all valid ones,
@@ -216,4 +233,7 @@ def loss_value(
 
     2ρ, so that L2's value is the mean squared norm. `posterior` minimises Σ w d² with its weights fixed.
     """
-    return rule_of(loss).value(comm, d, selection, valid, np.ones(len(d)) if given is None else given)
+    rule, given = rule_of(loss), np.ones(len(d)) if given is None else given
+    if type(rule) in _TRUSTED:
+        return rule.value(comm, d, selection, valid, given)
+    return own_rules.value_of(rule, comm, d, selection, valid, given)

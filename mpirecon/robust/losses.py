@@ -30,14 +30,17 @@ from mpirecon.robust.own_code import digest_of_code
 from mpirecon.robust.returned import checked_weights, refuse_uncalled
 
 __all__ = [
-    "L1", "L2", "LOSSES", "MAD_TO_SIGMA", "M_ESTIMATORS", "REDESCENDING", "Calibrated", "Cauchy", "FunctionLoss",
-    "GemanMcClure", "Huber", "Loss", "Tukey", "Welsch", "calibrated", "is_m_estimator", "loss_names", "make_loss",
-    "of_excess", "own_digest", "register",
+    "HUBER_TUNING", "L1", "L2", "LOSSES", "MAD_TO_SIGMA", "M_ESTIMATORS", "REDESCENDING", "Calibrated", "Cauchy",
+    "FunctionLoss", "GemanMcClure", "Huber", "Loss", "Tukey", "Welsch", "calibrated", "is_m_estimator", "loss_names",
+    "make_loss", "maker_of", "of_excess", "own_digest", "own_maker", "register", "reserve",
 ]  # fmt: skip
+
+#: makes a loss of the centre and the spread of norms
+Maker = Callable[[float, float], Loss]
 
 #: losses that weigh by a function of d: name → what makes one for norms around a centre with a spread;
 #: scripts add theirs
-_MAKERS: dict[str, Callable[[float, float], Loss]] = {
+_MAKERS: dict[str, Maker] = {
     "l1": lambda centre, scale: L1(epsilon=max(1e-6 * centre, 1e-300)),
     "huber": lambda centre, scale: Huber(delta=centre + HUBER_TUNING * scale),
     # where all are alike there is no spread: what differs at all is far
@@ -49,6 +52,11 @@ M_ESTIMATORS = tuple(_MAKERS)
 _OWN: dict[str, str] = {}  # digests of those that scripts have added, of what they do
 #: losses of ``reconstruct``; those without a weight function of d alone are rules of their own, see known_rules.py
 LOSSES = ("l2", "sorted", *M_ESTIMATORS, "posterior")
+
+#: the classes of built-in losses → their names: as a loss, the class is what its name is
+BUILT_IN = {L2: "l2", L1: "l1", Huber: "huber", **{kind: name for name, (kind, _) in REDESCENDING.items()}}
+
+_RESERVED: set[str] = set()  # names of rules that scripts have added
 
 #: norms between which the integral of a plain weight function is tabulated
 _STEPS = 4096
@@ -85,7 +93,8 @@ class FunctionLoss(Loss):
 
 @checked
 def register(name: str, loss) -> str:
-    """Add a loss under a name, by which ``reconstruct`` then knows it.
+    """Add a loss under a name, by which ``reconstruct`` then knows it; in place of another of one's own of that name,
+    which runs that were made before keep.
 
     Parameters
     ----------
@@ -102,20 +111,49 @@ def register(name: str, loss) -> str:
     Raises
     ------
     UserError
-        for the name of a built-in loss, something that cannot be called, or a class without ``weight`` or ``rho``.
+        for the name of a built-in loss or of a rule, something that cannot be called, or a class without ``weight`` or
+        ``rho``.
     """
     if name in LOSSES:
         raise UserError(f"loss {name}: a built-in loss has this name; choose another")
+    if name in _RESERVED:
+        raise UserError(f"loss {name}: a rule that was added has this name, and would be used in its place; choose "
+                        "another")
+    _MAKERS[name] = own_maker(name, loss)
+    _OWN[name] = digest_of_code(loss)  # now: it may keep count of something while it is called
+    return name
+
+
+def reserve(name: str) -> None:
+    """Keep a name for a rule; UserError where a loss has it."""
+    if name in loss_names():
+        raise UserError(f"loss {name}: there is one of this name already; choose another")
+    _RESERVED.add(name)
+
+
+def own_maker(name: str, loss) -> Maker:
+    """What makes a Loss for a centre and a spread, of a loss that a script gave; UserError where that is none."""
+    if isinstance(loss, type) and loss in BUILT_IN:
+        # their own parameters are not the centre and the spread
+        return (lambda centre, scale: L2()) if loss is L2 else _MAKERS[BUILT_IN[loss]]
     if not callable(loss):
         raise UserError(f"loss {name}: expected a function of norms or a class of losses, got {type(loss).__name__}")
     if isinstance(loss, type) and (missing := sorted(getattr(loss, "__abstractmethods__", ()))):
         raise UserError(f"loss {name}: the class has no {' and no '.join(missing)}, which losses have")
-    calibrates = isinstance(loss, Calibrated) or (isinstance(loss, type) and issubclass(loss, Loss))
-    if calibrates:
+    if isinstance(loss, Calibrated) or (isinstance(loss, type) and issubclass(loss, Loss)):
         refuse_uncalled(name, loss)
-    _MAKERS[name] = loss if calibrates else lambda centre, scale: FunctionLoss(loss, name)
-    _OWN[name] = digest_of_code(loss)  # now: it may keep count of something while it is called
-    return name
+        return _returning_losses(name, loss)
+    return lambda centre, scale: FunctionLoss(loss, name)
+
+
+def _returning_losses(name: str, make: Maker) -> Maker:
+    def made(centre: float, scale: float) -> Loss:
+        loss = make(centre, scale)
+        if not isinstance(loss, Loss):
+            raise UserError(f"loss {name}: expected a Loss for this centre and scale, got {type(loss).__name__}")
+        return loss
+
+    return made
 
 
 @dataclass(frozen=True)
@@ -163,7 +201,7 @@ def loss_names() -> tuple[str, ...]:
 
 
 def is_m_estimator(name: str) -> bool:
-    """Whether a loss weighs by a function of the norm."""
+    """Whether the loss of that name weighs by a function of the norm."""
     return name in _MAKERS
 
 
@@ -172,15 +210,17 @@ def own_digest(name: str) -> str | None:
     return _OWN.get(name)
 
 
+def maker_of(name: str) -> Maker:
+    """What makes the M-estimator of that name for norms around a centre with a spread; UserError where none is."""
+    if name not in _MAKERS:
+        raise UserError(f"unknown loss {name!r}; choose one of {', '.join(loss_names())}")
+    return _MAKERS[name]
+
+
 def make_loss(name: str, centre: float, scale: float) -> Loss:
     """The M-estimator of that name for norms around `centre` with spread `scale` (1.4826 · MAD).
 
     Huber's δ is centre + 1.345 · scale, so that what lies within the bulk keeps its weight,
     as it does with the redescending losses.
     """
-    if name not in _MAKERS:
-        raise UserError(f"unknown loss {name!r}; choose one of {', '.join(loss_names())}")
-    made = _MAKERS[name](centre, scale)
-    if not isinstance(made, Loss):
-        raise UserError(f"loss {name}: expected a Loss for this centre and scale, got {type(made).__name__}")
-    return made
+    return maker_of(name)(centre, scale)

@@ -19,7 +19,7 @@ import numpy as np
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, type(Ellipsis))
 
 #: modules of ours whose objects are made of what a script gives
-_OURS = "mpirecon.robust."
+_OURS = ("mpirecon.robust.", "mpirecon.solvers.kinds")
 
 #: attributes of a class that say nothing of what it does
 _NAMES_ALONE = ("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__",

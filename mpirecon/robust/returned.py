@@ -8,6 +8,7 @@ from inspect import signature
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.kinds import shown
 
 
 def refuse_uncalled(name: str, loss: Callable) -> None:
@@ -27,12 +28,9 @@ def checked_weights(name: str, returned, d: np.ndarray, counted: np.ndarray | bo
     Raises
     ------
     UserError
-        where they are no numbers, not one for each distance, not finite, or negative.
+        where they are no numbers, masked, not one for each distance, not finite, or negative.
     """
-    try:
-        weight = np.asarray(returned)
-    except ValueError:
-        weight = np.asarray(None)
+    weight = _plain_array(f"loss {name}: the function", returned)
     if weight.dtype.kind not in "biuf":
         got = f"values of {weight.dtype}" if weight.ndim else type(returned).__name__
         raise UserError(f"loss {name}: the function returned {got}; it must return an array of numbers, one weight for "
@@ -49,13 +47,37 @@ def checked_weights(name: str, returned, d: np.ndarray, counted: np.ndarray | bo
     return weight
 
 
-def checked_distances(what: str, returned, expected: tuple[int, ...]) -> np.ndarray:
-    """Scores or norms of particles, float64 of the expected shape; UserError where they are something else."""
-    try:
-        values = np.asarray(returned)
-    except ValueError:
-        values = np.asarray(None)
+def checked_numbers(what: str, returned, expected: tuple[int, ...]) -> np.ndarray:
+    """Numbers of particles, float64 of the expected shape; UserError where they are something else, or masked."""
+    values = _plain_array(what, returned)
     if values.dtype.kind not in "biuf" or values.shape != expected:
         got = f"an array of {values.dtype} of shape {values.shape}" if values.ndim else type(returned).__name__
         raise UserError(f"{what} returned {got}; expected numbers of shape {expected}, one for each particle")
     return values.astype(np.float64, copy=False)
+
+
+def refuse_bad(what: str, values: np.ndarray, bad: np.ndarray, must: str) -> None:
+    """Raise UserError naming the first of the values, (m,), that are `bad`, (m,) bool."""
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(f"{what} returned {values[row]:g} for {int(bad.sum())} of {len(values)} particles; {must}")
+
+
+def checked_number(what: str, returned) -> float:
+    """One number; UserError where it is something else, or not finite."""
+    number = _plain_array(what, returned)
+    if number.dtype.kind not in "iuf" or number.ndim or not np.isfinite(number):
+        got = f"an array of shape {number.shape}" if number.ndim else shown(returned)
+        raise UserError(f"{what} returned {got}; expected one finite number")
+    return float(number)
+
+
+def _plain_array(what: str, returned) -> np.ndarray:
+    """What was returned as an array; an array of objects where it is none."""
+    if np.ma.isMaskedArray(returned):
+        raise UserError(f"{what} returned a masked array, whose mask would be lost; return plain numbers, such as "
+                        "masked.filled(0)")
+    try:
+        return np.asarray(returned)
+    except ValueError:
+        return np.asarray(None)

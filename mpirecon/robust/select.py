@@ -9,11 +9,11 @@ from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.contradiction import contradicting, looks_inverted
 from mpirecon.robust.distances import Distance
 from mpirecon.robust.evidence import Evidence
-from mpirecon.robust.known_rules import rule_of
+from mpirecon.robust.known_rules import decide, rule_of
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.particle_noise import noise_shapes, noise_variance, particle_sigma
 from mpirecon.robust.pose_mixture import PoseMixture
-from mpirecon.robust.rules import Case
+from mpirecon.robust.rules import Case, Rule
 from mpirecon.robust.selection import AUTO, RandomPoses, Selection
 from mpirecon.robust.small_pose_errors import SmallPoseErrors
 from mpirecon.robust.statistics import Statistics
@@ -28,7 +28,7 @@ def select(
     ids: np.ndarray,
     valid: np.ndarray,
     *,
-    loss: str,
+    loss: str | Rule,
     distance: Distance,
     keep: float | str | None = None,
     sort_scope: str = "global",
@@ -44,6 +44,7 @@ def select(
     ----------
     statistics : of the m particles of this rank, against maps that they did not build
     ids : (m,) int64, unique over ranks
+    loss : its name, or its rule
     valid : (m,) bool; the others (bad images) get no weight and are not counted
     keep : fraction of correct particles; None or ``"auto"`` lets the mixture decide (`posterior`, and `sorted` with
         ``"auto"``)
@@ -64,7 +65,8 @@ def select(
     """
     rule = rule_of(loss)
     if not rule.scores:
-        return rule.decide(Case(comm, statistics, particle_sigma(comm, statistics, valid), ids, valid, valid, distance))
+        sigma = particle_sigma(comm, statistics, valid)
+        return decide(rule, Case(comm, statistics, sigma, ids, valid, valid, distance))
     against = contradicting(comm, statistics, valid)
     inverted = against & looks_inverted(statistics)
     statistics = statistics.inverted(inverted)
@@ -83,7 +85,7 @@ def select(
         if views is not None:
             mixture.share_by_view(views[valid])
     followed = mixture is not None and can_be_followed(comm, mixture, relaxation)
-    selection = rule.decide(Case(comm, statistics, sigma, ids, valid, valid & (inverted | ~against), distance, keep,
+    selection = decide(rule, Case(comm, statistics, sigma, ids, valid, valid & (inverted | ~against), distance, keep,
                                  sort_scope, relaxation,
                                  mixture, followed, small))  # fmt: skip
     selection.invert(inverted)

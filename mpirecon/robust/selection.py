@@ -71,7 +71,7 @@ class Selection:
     mixture_: PoseMixture | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        m = len(self.weight)
+        m = np.size(self.weight)  # of weights that are none, too, which are refused later
         self.contrast = np.ones(m) if self.contrast is None else self.contrast
         self.contrast2 = np.ones(m) if self.contrast2 is None else self.contrast2
         self.posterior = np.full(m, np.nan) if self.posterior is None else self.posterior

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,14 +13,18 @@ from mpirecon.errors import UserError
 from mpirecon.kinds import Count, Natural, Positive, Seed, checked_fields
 from mpirecon.model.choices import check_choice
 from mpirecon.model.symmetry import point_group
-from mpirecon.robust.distances import get_distance
+from mpirecon.robust.distances import Distance
 from mpirecon.robust.known_rules import rule_names, rule_of
 from mpirecon.robust.rules import Rule
 from mpirecon.robust.schedule import SCHEDULES
 from mpirecon.robust.selection import AUTO
 from mpirecon.solvers.kinds import SolverKind, solver_kind, solver_names
+from mpirecon.solvers.meaning import meanings
 from mpirecon.solvers.normalise import AUTO as NORMALISED
 from mpirecon.solvers.normalise import NORMALISE
+
+#: fields of a Config that are no options
+OF_SCRIPTS = ("mask_name", "meant")
 
 SORT_SCOPES = ("global", "batch")
 
@@ -67,7 +72,8 @@ class Config:
     poses : "fixed", "rescue" to search those of rejected particles, or "refine" to move those of the others as well
     search_offset : Å, how far their offsets may be off on each side, None: 5 pixels, 0: they are right
     search_sigma : degrees, standard deviation of the errors on each axis that are searched for, None: any
-    particle_scores : compare every particle with the maps, also where nothing is selected by it.
+    particle_scores : compare every particle with the maps, also where nothing is selected by it
+    meant : what loss, distance and solver mean, by option: objects that were given, completed by those that are known.
     """
 
     loss: str = "l2"
@@ -105,12 +111,13 @@ class Config:
     mask_name: str | None = None
     seed: Seed = 0
     deterministic: bool = False
+    meant: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         vars(self).update(checked_fields(self))
-        check_choice("--loss", self.loss, rule_names())
+        named = {"loss": self.loss, "distance": self.distance, "solver": self.solver}
+        object.__setattr__(self, "meant", meanings(named, self.meant))
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
-        check_choice("--solver", self.solver, solver_names())
         check_choice("--backend", self.backend, BACKENDS)
         check_choice("--transport", self.transport, TRANSPORTS)
         check_choice("--space", self.space, SPACES)
@@ -120,8 +127,7 @@ class Config:
         check_choice("--sort-scope", self.sort_scope, SORT_SCOPES)
         if self.schedule is not None:
             check_choice("--schedule", self.schedule, SCHEDULES)
-        distance = get_distance(self.distance)
-        rule = self.rule
+        distance, rule = self.measure, self.rule
         if rule.must_keep and self.keep is None:
             raise UserError(f"--loss {self.loss} needs --keep Q, the fraction of particles to keep, e.g. --keep 0.7, "
                             f"or --keep auto")
@@ -218,12 +224,17 @@ class Config:
     @property
     def rule(self) -> Rule:
         """What the loss asks of a run."""
-        return rule_of(self.loss)
+        return self.meant["loss"].thing
+
+    @property
+    def measure(self) -> Distance:
+        """What the distance of a particle from a map is."""
+        return self.meant["distance"].thing
 
     @property
     def solver_kind(self) -> SolverKind:
         """What the solver asks of a run."""
-        return solver_kind(self.solver)
+        return self.meant["solver"].thing
 
     @property
     def sums_at_once(self) -> bool:
@@ -298,10 +309,14 @@ class Config:
         """The mask as messages and reports name it."""
         return self.mask_name or self.mask
 
+    def plain(self) -> dict:
+        """All fields that are numbers and text, which can be sent to other ranks: functions cannot."""
+        return {option.name: getattr(self, option.name) for option in fields(self) if option.name != "meant"}
+
     def as_dict(self) -> dict:
         """What was asked for, by the options' names."""
-        found = asdict(self) | {"iterations": self.rounds, "schedule": SCHEDULES[self.graduated]}
-        return {name: value for name, value in found.items() if name != "mask_name"} | {"mask": self.mask_called}
+        asked = {name: value for name, value in self.plain().items() if name not in OF_SCRIPTS}
+        return asked | {"iterations": self.rounds, "schedule": SCHEDULES[self.graduated], "mask": self.mask_called}
 
 
 def _fewest_groups(file, column: str, present: np.ndarray | bool) -> int:

@@ -65,7 +65,7 @@ def _contradicting(run: Reconstruction, outcome: Outcome) -> dict:
         return {"contradicting": None, "warnings": []}
     scored = outcome.records[-1]["scored"]
     sample = scored if scored < outcome.records[-1]["valid"] else None
-    found = Contradiction(*(np.flatnonzero(flags) for flags in whole.values()), run.config.loss, sample)
+    found = Contradiction(*(np.flatnonzero(flags) for flags in whole.values()), run.config.rule, sample)
     return {"contradicting": found.as_dict(), "warnings": found.warnings()}
 
 

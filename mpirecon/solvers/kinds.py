@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpirecon.errors import UserError
+from mpirecon.robust.own_code import digest_of_code
 
 if TYPE_CHECKING:
     from mpirecon.solvers.base import Solver
@@ -71,12 +72,24 @@ _KINDS = {kind.name: kind for kind in (
 )}  # fmt: skip
 
 
+_BUILT_IN = tuple(_KINDS)
+
+#: digests of those that scripts have added, of what they do
+_OWN: dict[str, str] = {}
+
+
 def add_solver(kind: SolverKind) -> str:
-    """Have runs know a solver by its name; returns the name. UserError for the name of another."""
-    if kind.name in _KINDS:
-        raise UserError(f"solver {kind.name}: there is one of this name already; choose another")
-    _KINDS[kind.name] = kind
+    """Have runs know a solver by its name; returns the name. One of one's own that had it is replaced; runs that were
+    made before keep it. UserError for the name of a built-in one."""
+    if kind.name in _BUILT_IN:
+        raise UserError(f"solver {kind.name}: there is a built-in one of this name already; choose another")
+    _KINDS[kind.name], _OWN[kind.name] = kind, digest_of_code(kind)
     return kind.name
+
+
+def own_digest(name: str) -> str | None:
+    """A digest of what a solver does that a script added; None of a built-in one."""
+    return _OWN.get(name)
 
 
 def solver_names() -> tuple[str, ...]:

@@ -7,13 +7,14 @@ import numpy as np
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.distances import WHITENED, Distance
 from mpirecon.robust.known_rules import loss_value, norms, rule_of
+from mpirecon.robust.rules import Rule
 from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
 
 
 def reported_losses(
-    comm: Communicator, loss: str, distance: Distance, chosen: Selection, inside: Statistics, held_out: Statistics,
-    valid: np.ndarray, given: np.ndarray | None = None,
+    comm: Communicator, loss: str | Rule, distance: Distance, chosen: Selection, inside: Statistics,
+    held_out: Statistics, valid: np.ndarray, given: np.ndarray | None = None,
 ) -> dict[str, float]:
     """``loss``, ``loss_l2``, ``loss_heldout`` and ``loss_l2_heldout`` of the maps of an iteration; collective.
 

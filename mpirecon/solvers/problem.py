@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.pages import worth_huge_pages
 from mpirecon.parallel.placement import Placement, place_ranks
 from mpirecon.parallel.threads import available_cores, default_memory, default_threads
-from mpirecon.robust.distances import Distance, get_distance
+from mpirecon.robust.distances import Distance
 from mpirecon.search.warm import steps as search_steps
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
@@ -95,8 +95,9 @@ class Problem:
         given = _given_weights(comm, file, config, weights)
         relative = None if given is None else given.relative
         with together(comm):
-            config = config.settled(file, True if relative is None else relative > 0) if comm.rank == 0 else None
-        config = comm.bcast(config)
+            present = True if relative is None else relative > 0
+            settled = config.settled(file, present).plain() if comm.rank == 0 else None
+        config = replace(config, **comm.bcast(settled))
         neighbours = comm.allgather(comm.hostname).count(comm.hostname)
         threads = _threads(config, neighbours)
         slab, groups, parted = _particles(comm, file, config, relative, threads)
@@ -120,7 +121,7 @@ class Problem:
             slab, groups, parted = _particles(comm, file, config, relative, threads, shares)
         slab.normalise(comm, config.normalise)  # kernels look at images
         transport = connect(comm, backend, placement, config.transport, log, console)
-        return cls(comm, file, config, log, console, timings, get_distance(config.distance), given, slab, groups,
+        return cls(comm, file, config, log, console, timings, config.measure, given, slab, groups,
                    parted, placement, neighbours, backend, transport, mask, symmetry)  # fmt: skip
 
     @property

@@ -25,7 +25,7 @@ def iteration_record(run: Reconstruction, state: State, chosen: Selection) -> di
     losses = None if run.scoring.sample is None else summed_losses(run.engine, run.solver, run.bands())
     counted = valid if losses else run.scored
     losses = losses or reported_losses(
-        comm, run.config.loss, run.problem.distance, replace(chosen, kept=chosen.kept & run.scored),
+        comm, run.config.rule, run.problem.distance, replace(chosen, kept=chosen.kept & run.scored),
         state.scores.inside, state.scores.held_out, run.scored, None if run.given is None else run.slab.given,
     )  # fmt: skip
     record = {

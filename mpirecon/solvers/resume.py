@@ -18,8 +18,6 @@ from mpirecon.io.run_kinds import CHECKPOINT as NAME
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.select import median
-from mpirecon.robust.distances import own_digest as own_distance
-from mpirecon.robust.known_rules import own_digest as own_loss
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.selection import RandomPoses
 from mpirecon.robust.statistics import Statistics
@@ -142,7 +140,7 @@ def identify(run) -> dict:
         "mask": run.engine.masking.digest(),
         "weights": None if run.given is None else digest_of(run.given.values),
         "start_weights": start,
-        "own": {"loss": own_loss(run.config.loss), "distance": own_distance(run.config.distance)},
+        "own": {option: meaning.digest for option, meaning in run.config.meant.items()},
         "file": file.state(),
     })  # fmt: skip
 
@@ -195,11 +193,11 @@ def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
     if checkpoint.facts.get("weights") != now["weights"]:
         raise UserError(f"{checkpoint.path} was made with other weights of the particles than {run.given.source} has "
                         "now; resume with the same, or start a new run with --overwrite")
-    for what, name in (("loss", run.config.loss), ("distance", run.config.distance)):
+    for what, meaning in run.config.meant.items():
         if checkpoint.facts.get("own", {}).get(what) != now["own"][what]:
-            raise UserError(f"{checkpoint.path} was made with another {what} {name} than it is now: its code, its "
-                            "default values, or variables that it refers to are others; resume with the same, or start "
-                            "a new run with --overwrite")
+            raise UserError(f"{checkpoint.path} was made with another {what} {meaning.thing.name} than it is now: its "
+                            "code, its default values, or variables that it refers to are others; resume with the "
+                            "same, or start a new run with --overwrite")
     if checkpoint.facts.get("start_weights") != now["start_weights"]:
         raise UserError(f"{checkpoint.path} was made with other starting weights; resume with the same, or start a new "
                         "run with --overwrite")

@@ -266,7 +266,7 @@ class Reconstruction:
         config = self.config
         return select_over_ranks(
             self.comm, scores.honest(self.engine.folds) if statistics is None else statistics, self.slab.ids, valid,
-            exactly=config.deterministic, loss=config.loss, distance=self.problem.distance, keep=config.keep,
+            exactly=config.deterministic, loss=config.rule, distance=self.problem.distance, keep=config.keep,
             sort_scope=config.sort_scope, random_poses=scores.random_poses, groups=self.problem.groups,
             nearby=scores.nearby, relaxation=relaxation, views=self._views,
         )  # fmt: skip

@@ -219,7 +219,7 @@ def _columns(run: Reconstruction, statistics: Statistics) -> dict[str, np.ndarra
     typical = median(comm, statistics.yy[valid])
     columns = {
         "score": matched_filter(statistics, sigma),
-        "distance": run_together(comm, lambda: scores_by(run.problem.distance, statistics, sigma, typical)),
+        "distance": run_together(comm, lambda: scores_by(run.problem.distance, statistics, sigma, typical, valid)),
         "residual": statistics.residual, "scale": statistics.contrast, "sigma": sigma,
     }  # fmt: skip
     return {name: np.where(valid, values, np.nan) for name, values in columns.items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.robust.known_rules import rule_of
+from mpirecon.robust.rules import Rule
 
 #: particles that a warning names
 _NAMED = 10
@@ -14,7 +15,8 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Images that contradict a map they did not build (robust/contradiction.py), and what `loss` made of them.
+    """Images that contradict a map they did not build (robust/contradiction.py), and what `loss`, a name or a rule,
+    made of them.
 
     wrong : ids of those that do not show it inverted: M-estimators give them no weight
     inverted : ids of those that do: all losses but l2 turn their sign
@@ -23,7 +25,7 @@ class Contradiction:
 
     wrong: np.ndarray
     inverted: np.ndarray
-    loss: str
+    loss: str | Rule
     looked_at: int | None = None
 
     def as_dict(self) -> dict:
