@@ -113,6 +113,7 @@ class WordsForRho(NoRho):
     (lambda d: ["a"] * len(d), "returned values of <U1"),
     (lambda d: None, "returned NoneType"),
     (NoRho, "the class has no rho"),
+    (mr.losses.FunctionLoss, "FunctionLoss is made of a function of the distances; give that function itself"),
     (Uncalibrated, r"it is called with the centre and the spread .*\(centre, scale\): too many"),
     (mr.losses.calibrated(lambda centre, scale: 5), "expected a Loss for this centre and scale, got int"),
     (WordsForRho, r"loss WordsForRho: rho returned str; expected numbers of shape \(100,\)"),

@@ -14,15 +14,20 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.kinds import Positive, checked
 from mpirecon.robust.loss_classes import (
+    CAUCHY_TUNING,
+    GEMAN_MCCLURE_TUNING,
     HUBER_TUNING,
     L1,
     L2,
     MAD_TO_SIGMA,
     REDESCENDING,
+    TUKEY_TUNING,
+    WELSCH_TUNING,
     Cauchy,
     GemanMcClure,
     Huber,
     Loss,
+    Redescending,
     Tukey,
     Welsch,
 )
@@ -30,9 +35,10 @@ from mpirecon.robust.own_code import digest_of_code
 from mpirecon.robust.returned import checked_weights, refuse_uncalled
 
 __all__ = [
-    "HUBER_TUNING", "L1", "L2", "LOSSES", "MAD_TO_SIGMA", "M_ESTIMATORS", "REDESCENDING", "Calibrated", "Cauchy",
-    "FunctionLoss", "GemanMcClure", "Huber", "Loss", "Tukey", "Welsch", "calibrated", "is_m_estimator", "loss_names",
-    "make_loss", "maker_of", "of_excess", "own_digest", "own_maker", "register", "reserve",
+    "CAUCHY_TUNING", "GEMAN_MCCLURE_TUNING", "HUBER_TUNING", "L1", "L2", "LOSSES", "MAD_TO_SIGMA", "M_ESTIMATORS",
+    "REDESCENDING", "TUKEY_TUNING", "WELSCH_TUNING", "Calibrated", "Cauchy", "FunctionLoss", "GemanMcClure",
+    "Huber", "Loss", "Redescending", "Tukey", "Welsch", "calibrated", "is_m_estimator", "loss_names", "make_loss",
+    "maker_of", "of_excess", "own_digest", "own_maker", "register", "reserve",
 ]  # fmt: skip
 
 #: makes a loss of the centre and the spread of norms
@@ -138,6 +144,8 @@ def own_maker(name: str, loss) -> Maker:
         return (lambda centre, scale: L2()) if loss is L2 else _MAKERS[BUILT_IN[loss]]
     if not callable(loss):
         raise UserError(f"loss {name}: expected a function of norms or a class of losses, got {type(loss).__name__}")
+    if loss is FunctionLoss:
+        raise UserError(f"loss {name}: FunctionLoss is made of a function of the distances; give that function itself")
     if isinstance(loss, type) and (missing := sorted(getattr(loss, "__abstractmethods__", ()))):
         raise UserError(f"loss {name}: the class has no {' and no '.join(missing)}, which losses have")
     if isinstance(loss, Calibrated) or (isinstance(loss, type) and issubclass(loss, Loss)):
