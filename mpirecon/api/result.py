@@ -20,6 +20,7 @@ from mpirecon.io.run_kinds import RECONSTRUCTION
 from mpirecon.io.run_inputs import run_origins
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.io.run_summary import RESULT
+from mpirecon.io.unfinished import UNFINISHED
 from mpirecon.kinds import AnyPath, checked
 
 
@@ -138,7 +139,7 @@ class Result:
 
     @checked
     def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> Result:
-        """Copy the run's folder.
+        """Copy what the run left: its results and logs, and nothing else that lies in its folder.
 
         Parameters
         ----------
@@ -155,19 +156,20 @@ class Result:
         Raises
         ------
         UserError
-            if `folder` exists and is not empty, without `overwrite`.
+            if `folder` exists and is not empty, without `overwrite`, or lies in the run's folder.
         """
         target = Path(folder)
+        _refuse_nested(self.folder, target)
         read = [*run_origins(self.folder), *(Input("result", path) for path in self.folder.iterdir())]
         with RunFolder(target, RECONSTRUCTION, read, overwrite=overwrite) as place:
             if not overwrite and not place.unused:
                 raise UserError(f"{target} exists and is not empty; choose another folder, or pass overwrite=True")
             place.check()
             place.begin(ranks=len(self.summary.get("ranks") or [0]))
-            shutil.copytree(self.folder, place.staging, dirs_exist_ok=True,
-                            ignore=shutil.ignore_patterns(RECONSTRUCTION.marker))
-            # last: all is there
-            shutil.copyfile(self.folder / RECONSTRUCTION.marker, place.staging / RECONSTRUCTION.marker)
+            for log in self.folder.glob("logs/rank*.jsonl"):
+                shutil.copyfile(log, place.logs / log.name)
+            for name in _results_in(self.folder):
+                shutil.copyfile(self.folder / name, place.staging / name)
             place.commit()
         return Result(target)
 
@@ -202,3 +204,22 @@ class Result:
     def __repr__(self) -> str:
         at = "beyond Nyquist" if self.resolution is None else f"{self.resolution:.2f} Å"
         return f"Result({len(self.particles)} particles, {int(self.kept.sum())} kept, FSC 0.143 at {at}, {self.folder})"
+
+
+def _refuse_nested(run: Path, target: Path) -> None:
+    """Raise UserError where one of the folders lies where writing the other would change it."""
+    own, asked = run.resolve(), target.resolve()
+    if own in asked.parents:
+        raise UserError(f"{target} lies in {run}, the folder of the run that is to be copied; choose a folder outside "
+                        "of it")
+    if {asked / UNFINISHED, asked / "logs"} & {own, *own.parents}:
+        raise UserError(f"{run}, the folder of the run that is to be copied, lies in {target}, where the copy would "
+                        "replace it; choose another folder")
+
+
+def _results_in(folder: Path) -> list[str]:
+    """The files that the run says it left, in the order in which they are copied: the marker last, when all are there.
+    """
+    named = read_summary(folder).get("files", RECONSTRUCTION.files)
+    there = [name for name in RECONSTRUCTION.files if name in named and (folder / name).is_file()]
+    return sorted(there, key=lambda name: name == RECONSTRUCTION.marker)

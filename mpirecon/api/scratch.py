@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -13,7 +14,7 @@ from mpirecon.parallel.comm import Communicator, together
 
 class Scratch:
     """A temporary folder, one for all ranks of a communicator;
-    removed with this object, at the latest when Python ends.
+    removed with this object, at the latest when Python ends, by the process that made it.
 
     It lies in $TMPDIR (else /tmp): all ranks must be on one host, or $TMPDIR on a file system that they share.
 
@@ -34,5 +35,10 @@ class Scratch:
                 made = tempfile.mkdtemp(prefix="mpirecon-")
         path = Path(self._comm.bcast(made))
         if self._comm.rank == 0:
-            self._remove = weakref.finalize(self, shutil.rmtree, path, True)
+            self._remove = weakref.finalize(self, _remove, path, os.getpid())
         return path
+
+
+def _remove(path: Path, maker: int) -> None:
+    if os.getpid() == maker:  # a process that was forked ends with this object, too, and its parent still has the files
+        shutil.rmtree(path, ignore_errors=True)
