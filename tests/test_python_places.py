@@ -79,3 +79,43 @@ def test_a_copy_holds_what_the_run_left(project, cli):
     assert cli("postprocess", run, "--local-resolution").returncode == 0
     assert opened.save("with").folder.joinpath("locres.mrc").read_bytes() == (run / "locres.mrc").read_bytes()
     assert not (project / "with" / "unfinished").exists()
+
+
+@pytest.fixture
+def elsewhere(project, tmp_path):
+    """A function that goes to a folder in which other files have the same names."""
+    other = tmp_path / "other"
+    other.mkdir()
+    mr.simulate(mr.phantom(BOX, SIZE), 60, other / "p.h5", snr=0.5, seed=5)
+    mr.reconstruct(other / "p.h5", other / "run", postprocess=False)
+    return lambda: os.chdir(other)
+
+
+def test_objects_keep_leading_where_they_led(project, elsewhere):
+    particles, result = mr.open("p.h5"), mr.Result("run")
+    assert (str(particles.path), str(result.folder)) == ("p.h5", "run")
+    elsewhere()
+    assert len(result.kept) == 100 and result.report == project / "run" / "report.html"
+    assert result.volume.to_numpy().tobytes() == mr.read_map(project / "run" / "volume.mrc").to_numpy().tobytes()
+    assert len(particles.images()) == 100 and particles.path == project / "p.h5"
+    assert mr.reconstruct(particles, postprocess=False).summary["particles"]["file"] == str(project / "p.h5")
+    os.chdir(project)
+    assert (str(particles.path), str(result.folder)) == ("p.h5", "run")
+
+
+def test_a_stepped_run_is_written_where_it_was_checked(project, elsewhere, tmp_path):
+    steps = mr.Reconstruction(mr.open("p.h5"), "stepped", loss="huber", iterations=2)
+    elsewhere()
+    before = content(tmp_path / "other")
+    assert [state.iteration for state in steps] == [1, 2]
+    result = steps.result(postprocess=False)
+    assert result.folder == project / "stepped" and len(result.kept) == 100 and content(tmp_path / "other") == before
+    assert mr.Result(project / "stepped").summary["particles"]["file"] == str(project / "p.h5")
+
+
+def test_paths_and_null_runs_keep_their_folders(project, elsewhere):
+    walked = mr.path("p.h5", "path", steps=(1, 0.8), random_draws=1)
+    test = mr.null("p.h5", "null", loss="sorted", keep=0.8)
+    elsewhere()
+    assert walked.folder == project / "path" and walked.volume.box == BOX
+    assert test.folder == project / "null"

@@ -12,6 +12,7 @@ from mpirecon.api.arguments import as_communicator, console_of
 from mpirecon.api.maps import FSC
 from mpirecon.api.options import configuration, source_of
 from mpirecon.api.scratch import Scratch
+from mpirecon.io.named_path import NamedPath
 from mpirecon.io.run_kinds import NULL
 from mpirecon.io.run_output import read_summary
 from mpirecon.kinds import AnyPath, checked
@@ -92,8 +93,13 @@ class NullTest:
     def __init__(
         self, folder: str | os.PathLike, *, _scratch: Scratch | None = None, _summary: dict | None = None
     ) -> None:
-        self.folder, self._scratch = Path(folder), _scratch
+        self._named, self._scratch = NamedPath(folder), _scratch
         self.summary = read_summary(folder, NULL.marker) if _summary is None else _summary
+
+    @property
+    def folder(self) -> Path:
+        """As it was given; absolute where the current folder has changed since."""
+        return self._named.path
 
     @property
     def passed(self) -> bool:

@@ -14,6 +14,7 @@ from mpirecon.api.particle_arrays import half_sets, images_of, new_poses, pose_o
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.atomic import atomic_path, refuse_existing
+from mpirecon.io.named_path import NamedPath
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_layout import TRUTH
 from mpirecon.io.replaced import HDF5
@@ -104,12 +105,17 @@ class Particles:
         return self
 
     def _attach(self, path, scratch: Scratch | None, notes=(), warnings=()) -> None:
-        self.path, self._scratch = Path(path), scratch
+        self._named, self._scratch = NamedPath(path), scratch
         self.notes, self.warnings = [spoken(note) for note in notes], [spoken(warning) for warning in warnings]
         with ParticleFile(self.path) as file:
             self._seen = file.seen
             self._length, self.box, self.pixel_size = len(file), file.box, file.pixel_size
             self.attributes = dict(file.attributes)
+
+    @property
+    def path(self) -> Path:
+        """Of the particle file, as it was given; absolute where the current folder has changed since."""
+        return self._named.path
 
     def file(self) -> ParticleFile:
         """The particle file, opened to be read. UserError where it is not the one of these Particles any more."""

@@ -13,6 +13,7 @@ from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.options import by_name, configuration, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
+from mpirecon.io.named_path import NamedPath
 from mpirecon.io.run_kinds import PATH
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.io.run_summary import WALKED
@@ -121,8 +122,13 @@ class SelectionPath:
     @checked
     def __init__(self, folder: AnyPath, *, _scratch: Scratch | None = None,
                  _summary: dict | None = None) -> None:
-        self.folder, self._scratch = Path(folder), _scratch
+        self._named, self._scratch = NamedPath(folder), _scratch
         self.summary = read_summary(folder, needs=WALKED, kind=PATH) if _summary is None else _summary
+
+    @property
+    def folder(self) -> Path:
+        """As it was given; absolute where the current folder has changed since."""
+        return self._named.path
 
     @property
     def verdict(self) -> dict:

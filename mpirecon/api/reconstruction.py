@@ -17,6 +17,7 @@ from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.batch.units import parse_time
 from mpirecon.errors import UserError
+from mpirecon.io.named_path import NamedPath
 from mpirecon.io.particle_file import open_together
 from mpirecon.io.run_folder import RunFolder
 from mpirecon.io.run_kinds import RECONSTRUCTION
@@ -206,9 +207,9 @@ class Reconstruction:
         same_on_all(self._comm, output=output, loss=loss, weights=weights, start_weights=start_weights, **options)
         self.particles = read_particles(particles, self._comm, options)
         self._scratch = Scratch(self._comm)
-        self._output, self._overwrite = output, overwrite
+        self._output, self._overwrite = None if output is None else NamedPath(output), overwrite
         self.config = configuration(self.particles, self._scratch, self._comm, loss=loss, weights=weights, **options)
-        self._file = open_together(self._comm, self.particles.path)
+        self._file = open_together(self._comm, self.particles.path.absolute(), self.particles.path)
         if output is not None:  # what it refuses is known before anything is computed
             read = inputs_of(self._file, self.config)
             run_first(self._comm, lambda: RunFolder(output, RECONSTRUCTION, read, overwrite=overwrite).check())
@@ -263,8 +264,8 @@ class Reconstruction:
             self._comm.barrier()
             self._result = run_together(self._comm, lambda: Result(self._folder, _scratch=self._scratch))
         if self._output is not None:  # where this fails, another call finds all that was computed
-            run_first(self._comm, lambda: self._result.save(self._output, overwrite=self._overwrite))
-            self._result = run_together(self._comm, lambda: Result(self._output))
+            run_first(self._comm, lambda: self._result.save(self._output.path, overwrite=self._overwrite))
+            self._result = run_together(self._comm, lambda: Result(self._output.path))
             self._output = None
         return self._result
 

@@ -15,6 +15,7 @@ from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.inputs import Input
+from mpirecon.io.named_path import NamedPath
 from mpirecon.io.run_folder import RunFolder
 from mpirecon.io.run_kinds import RECONSTRUCTION
 from mpirecon.io.run_inputs import run_origins
@@ -47,8 +48,13 @@ class Result:
     @checked
     def __init__(self, folder: AnyPath, *, _scratch: Scratch | None = None,
                  _summary: dict | None = None) -> None:
-        self.folder, self._scratch = Path(folder), _scratch
+        self._named, self._scratch = NamedPath(folder), _scratch
         self.summary = read_summary(folder, needs=RESULT, kind=RECONSTRUCTION) if _summary is None else _summary
+
+    @property
+    def folder(self) -> Path:
+        """As it was given; absolute where the current folder has changed since."""
+        return self._named.path
 
     @cached_property
     def volume(self) -> Volume:

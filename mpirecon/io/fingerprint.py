@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from mpirecon.errors import UserError
+from mpirecon.io.named_path import NamedPath
 from mpirecon.parallel.comm import Communicator, together
 
 
@@ -52,7 +52,7 @@ class Seen:
     """Files as they were when they were first read, on this rank."""
 
     def __init__(self, files: Mapping[str | os.PathLike, Fingerprint]) -> None:
-        self._seen = [(Path(path), seen) for path, seen in files.items()]
+        self._seen = [(NamedPath(path), seen) for path, seen in files.items()]
 
     @classmethod
     def now(cls, paths: Iterable[str | os.PathLike]) -> Seen:
@@ -61,19 +61,19 @@ class Seen:
 
     def change(self) -> str | None:
         """What has become of the first file that has changed since, in words; None where none has."""
-        return next((what for path, seen in self._seen if (what := change_of(path, seen)) is not None), None)
+        return next((what for named, seen in self._seen if (what := change_of(named.path, seen)) is not None), None)
 
     def refuse_changed(self) -> None:
         """Raise UserError naming the first file that has changed since."""
-        for path, seen in self._seen:
-            refuse_changed(path, seen)
+        for named, seen in self._seen:
+            refuse_changed(named.path, seen)
 
     def agree(self, comm: Communicator, what: str | None = None) -> None:
         """Raise UserError, on all ranks, where ranks have seen different files under one name. Collective.
 
         what : a digest of the contents; hosts may have copies of their own, of one content and different times
         """
-        mine = comm.hostname, [(str(path), seen) for path, seen in self._seen], what
+        mine = comm.hostname, [(str(named.path), seen) for named, seen in self._seen], what
         ranks = comm.allgather(mine)
         with together(comm):
             for rank, (host, files, digest) in enumerate(ranks):
