@@ -118,3 +118,34 @@ def test_what_was_not_known_before_is_met_at_the_end(tmp_path):
     assert (tmp_path / "a.h5").read_bytes().startswith(b"\x89HDF") and not (tmp_path / "0.csv").exists()
     with atomic_path(tmp_path / "b.csv", overwrite=True) as temporary:  # what is of no kind may become any
         temporary.write_text("<!DOCTYPE html>")
+
+
+@pytest.mark.in_python
+@pytest.mark.parametrize(("name", "words"), [
+    ("run/half1.mrc", "belongs to the finished reconstruction in .*, and is not replaced"),
+    ("k.mrcs", r"is a stack of images \(MRC\), which is not replaced by a map"),
+    ("images.mrc", "is a stack of images"), ("cube.mrcs", "is a stack of images"), ("p.h5", "is an HDF5 file"),
+    ("run", "is a folder"),
+])
+def test_a_map_of_a_script_replaces_maps_alone(finished, name, words):
+    shutil.copy(finished / "k.mrcs", finished / "images.mrc")
+    shutil.copy(finished / "h1.mrc", finished / "cube.mrcs")
+    target = finished / name
+    before = target.read_bytes() if target.is_file() else None
+    with pytest.raises(UserError, match=f"{target} {words}"):
+        mr.phantom(24, 5.0).write(target, overwrite=True)
+    assert before is None or target.read_bytes() == before
+
+
+@pytest.mark.in_python
+def test_a_map_may_replace_the_file_that_it_came_from(finished, tmp_path):
+    target = shutil.copy(finished / "run" / "half1.mrc", tmp_path / "half1.mrc")
+    volume = mr.read_map(target)
+    mr.Volume(volume.array * 2, volume.pixel_size).write(target, overwrite=True)
+    assert (mr.read_map(target).array == volume.array * 2).all()
+
+
+def test_a_mask_replaces_no_stack(finished, tmp_path, cli):
+    target = shutil.copy(finished / "k.mrcs", tmp_path / "k.mrcs")
+    done = cli("mask", finished / "h1.mrc", "-o", target, "--overwrite")
+    assert done.returncode == 1 and "is a stack of images" in done.stderr

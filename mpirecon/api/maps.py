@@ -10,6 +10,8 @@ import numpy as np
 from mpirecon.api.arguments import files_among, is_path
 from mpirecon.errors import UserError
 from mpirecon.io import mrc
+from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.replaced import MAP
 from mpirecon.kinds import AnyPath, Positive, Seed, checked
 from mpirecon.model import arrays
 from mpirecon.validate import fsc as curves
@@ -42,13 +44,14 @@ class Volume(arrays.Volume):
         path : path
             of the map
         overwrite : bool
-            replace an existing file
+            replace an existing map, unless it belongs to a finished run
 
         Raises
         ------
         UserError
-            if the file exists (without `overwrite`) or cannot be written.
+            if the file exists (without `overwrite`), is no map, is one of a finished run, or cannot be written.
         """
+        refuse_existing(path, overwrite, writes=MAP)
         mrc.write_map(path, np.asarray(self.to_numpy(), np.float32), self.pixel_size, overwrite=overwrite)
 
     def _repr_html_(self) -> str:

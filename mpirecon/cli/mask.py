@@ -43,11 +43,11 @@ def command(volume, output, half, as_json, overwrite, quiet, verbose, **options)
 
     import mpirecon
     from mpirecon.io.atomic import refuse_existing
-    from mpirecon.io.replaced import MRC
+    from mpirecon.io.replaced import MAP
     from mpirecon.io.inputs import given
 
     console = Console(quiet=quiet or as_json, verbose=verbose)
-    refuse_existing(output, overwrite, given(map=volume, other_half_map=half), writes=MRC)
+    refuse_existing(output, overwrite, given(map=volume, other_half_map=half), writes=MAP)
     maps = {"volume": volume} if half is None else {"half_maps": (volume, half)}
     mask = mpirecon.automatic_mask(**maps, **options)
     mask.write(output, overwrite=overwrite)
