@@ -147,7 +147,7 @@ def _launcher(job: Job) -> str:
 
 def _carried(job: Job) -> str | None:
     """Variables that Open MPI's mpirun takes to other hosts; none with ``-x`` among its options, which names them."""
-    carried = _launcher(job) != "srun" and "-x" not in shlex.split(job.launcher_options or "")
+    carried = _launcher(job) != "srun" and "-x" not in _split("--launcher-options", job.launcher_options)
     return ";".join(_CARRIED) if carried else None
 
 
@@ -155,7 +155,7 @@ def _launch(job: Job, plan: Plan) -> str:
     launcher = _launcher(job)
     if launcher == "srun" and job.scheduler != "slurm":
         raise UserError(f"--launcher srun belongs to Slurm; for {job.scheduler} choose mpirun or mpiexec")
-    extra = [] if job.launcher_options is None else shlex.split(job.launcher_options)
+    extra = _split("--launcher-options", job.launcher_options)
     if launcher == "srun":
         # srun does not take the cores of a rank from sbatch's options (Slurm 22.05 and later)
         own = [f"--ntasks={plan.ranks}", f"--ntasks-per-node={plan.ranks_per_node}", f"--cpus-per-task={plan.threads}"]
@@ -169,7 +169,7 @@ def _launch(job: Job, plan: Plan) -> str:
 
 
 def _command(job: Job, plan: Plan, particles: str, output: str) -> str:
-    program = shlex.split(job.program) if job.program else ["mpirecon"]
+    program = _split("program", job.program) or ["mpirecon"]
     if job.container is None:
         return shlex.join(program)
     folders = list(dict.fromkeys(str(Path(path).parent) for path in (particles, output)))
@@ -178,7 +178,8 @@ def _command(job: Job, plan: Plan, particles: str, output: str) -> str:
             raise UserError(f"{folder}: containers cannot be given a folder with ':' or ',' in its name; rename it")
     binds = [word for folder in folders for word in ("--bind", folder)]
     gpu = ["--nv"] if plan.gpus else []
-    return shlex.join([*shlex.split(job.container_command), "exec", *gpu, *binds, job.container, *program])
+    start = _split("container_command", job.container_command)
+    return shlex.join([*start, "exec", *gpu, *binds, job.container, *program])
 
 
 def _path(job: Job) -> str | None:
@@ -201,6 +202,15 @@ def _word(what: str, value: str | None) -> str | None:
     if value is not None and not _WORD.fullmatch(value):
         raise UserError(f"{what} {value!r}: expected letters, digits and . _ - @ + : / = , without blanks")
     return value
+
+
+def _split(what: str, text: str | None) -> list[str]:
+    """The words of a text as a shell has them."""
+    try:
+        return [_plain(word) for word in shlex.split(text or "")]
+    except ValueError as error:
+        raise UserError(f"{what} {text!r}: expected words as for a shell, got {str(error).lower()}; close each quote, "
+                        "and end with no backslash") from None
 
 
 def _plain(text) -> str:

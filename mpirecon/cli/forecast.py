@@ -134,6 +134,7 @@ def _task(file, particles, box, pixel_size, options, reading):
     from mpirecon.batch.forecast import Task
     from mpirecon.batch.rank_table import Size
     from mpirecon.solvers.config import Config
+    from mpirecon.solvers.first_checks import check_given, refuse_beyond_nyquist
 
     config = Config(**options)
     if file is None and (particles is None or box is None):
@@ -144,12 +145,15 @@ def _task(file, particles, box, pixel_size, options, reading):
                 f"{file} says how many particles of which box there are; leave out --particles, --box and --pixel-size"
             )
         with glance(file, reading) as opened:
+            check_given(opened, config)
             config = config.settled(opened)
             size = Size(len(opened), opened.box, opened.pixel_size, opened.has_truth)
     else:
         size = Size(particles, box, pixel_size)
         if config.max_resolution is not None and pixel_size is None:
             raise UserError("--max-resolution is in Å: give --pixel-size too")
+        if pixel_size is not None:
+            refuse_beyond_nyquist(config, pixel_size, f"--pixel-size {pixel_size:g}")
         if config.group_by is not None and config.folds is None:
             raise UserError("--group-by makes 4 folds or 8, by the groups of the particle file; give that, or --folds")
     return lambda kept: Task.of(size, config, kept)

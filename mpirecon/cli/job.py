@@ -92,13 +92,15 @@ def _of(kind, chosen: dict) -> dict:
 
 def _task(particles, output, options):
     """(what reconstruct will do, whether on GPUs), from the particles and from its own reading of its options."""
+    from mpirecon.api.options import refuse_unmade_mask
     from mpirecon.batch.forecast import Task
-    from mpirecon.cli.reconstruct import command as reconstruct
+    from mpirecon.cli.reconstruct import command as reconstruct, configure
     from mpirecon.io.inputs import given
     from mpirecon.io.run_folder import RunFolder
     from mpirecon.io.run_kinds import RECONSTRUCTION
     from mpirecon.parallel.threads import MOST_KEPT
     from mpirecon.solvers.config import Config
+    from mpirecon.solvers.first_checks import check_given
 
     arguments = [as_argument(particles), "--output", as_argument(output), *options]
     try:
@@ -108,8 +110,16 @@ def _task(particles, output, options):
         raise UserError("after -- only options that change the reconstruction are of use") from None
     if asked["output"] != output or asked["particles"] != particles:
         raise UserError("give particles and output folder before --, the other options of reconstruct after it")
+    if asked["threads"] is not None:
+        raise UserError(f"--threads {asked['threads']} after --: the job must ask for the cores of its ranks; give "
+                        "--threads before --")
+    if asked["dry_run"]:
+        raise UserError("--dry-run after --: such a job would compute nothing; leave it out, the forecast is printed "
+                        "with the script")
     reading = reading_of(asked)
-    config = Config(**{name: asked[name] for name in _CHANGES_SIZE if name in asked})
+    settings = {"score_band", *(field.name for field in dataclasses.fields(Config))}
+    config = configure(**{name: value for name, value in asked.items() if name in settings})
+    refuse_unmade_mask(config, asked["postprocess"])
     reads = given(particle_file=particles, mask=asked["mask"] if asked["mask"] != "auto" else None)
     folder = RunFolder(output, RECONSTRUCTION, reads, overwrite=asked["overwrite"])
     folder.refuse_inputs()
@@ -122,15 +132,8 @@ def _task(particles, output, options):
     elif not folder.unused:
         refuse_existing(output, asked["overwrite"])
     with glance(particles, reading) as file:
+        check_given(file, config, asked["reference"])
         return Task.of(file, config, MOST_KEPT), asked["backend"] == "cuda"
-
-
-#: options of reconstruct that memory or time depend on, and those that these are checked with
-_CHANGES_SIZE = (
-    "loss", "keep", "distance", "solver", "iterations", "folds", "group_by", "batch_size", "sort_scope",
-    "max_resolution", "symmetry", "padding", "memory", "half_precision", "solve_iterations", "deterministic",
-    "particle_scores", "poses", "search_offset", "search_sigma",
-)
 
 
 def _warnings(resources, on_gpus: bool):

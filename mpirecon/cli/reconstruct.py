@@ -218,7 +218,7 @@ def command(comm, particles, output, log_particles, half_map_scores, reference, 
 
         config = configure(**options)
         refuse_unmade_mask(config, postprocess)
-        return _dry_run(comm, particles, reading, config, Console(comm, quiet, verbose))
+        return _dry_run(comm, particles, reading, config, reference, Console(comm, quiet, verbose))
     import mpirecon
 
     mpirecon.reconstruct(
@@ -232,17 +232,19 @@ def command(comm, particles, output, log_particles, half_map_scores, reference, 
 command.params += READING
 
 
-def _dry_run(comm, particles, reading, config, console) -> None:
+def _dry_run(comm, particles, reading, config, reference, console) -> None:
     from mpirecon.batch.calibration import calibration
     from mpirecon.batch.dry_run import dry_run
     from mpirecon.batch.forecast import GPUS_UNKNOWN, Task
     from mpirecon.parallel.agree import run_first
     from mpirecon.parallel.threads import default_memory, default_threads
+    from mpirecon.solvers.first_checks import check_given
 
     neighbours = comm.allgather(comm.hostname).count(comm.hostname)
 
     def plan():
         with glance(particles, reading, console) as file:
+            check_given(file, config, reference)
             return Task.of(file, config, default_memory(neighbours))
 
     task = comm.bcast(run_first(comm, plan))

@@ -26,6 +26,7 @@ from mpirecon.robust.distances import Distance
 from mpirecon.search.warm import steps as search_steps
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
+from mpirecon.solvers.first_checks import refuse_beyond_nyquist
 from mpirecon.solvers.mask import agree_on_mask, make_mask, mask_in_words
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, groups_and_families
@@ -209,9 +210,7 @@ def _memory(config: Config, neighbours: int) -> int:
 def _backend(file: ParticleFile, config: Config, place: Placement, neighbours: int, log) -> Backend:
     limit = None
     if config.max_resolution is not None:
-        if config.max_resolution < 2 * file.pixel_size:
-            raise UserError(f"--max-resolution {config.max_resolution:g} Å is beyond Nyquist, {2 * file.pixel_size:g} "
-                            f"Å for {file.path}")
+        refuse_beyond_nyquist(config, file.pixel_size, file.path)
         limit = file.box * file.pixel_size / config.max_resolution + 0.5
     device = {"device": place.index, "sharing": place.sharing, "log": log} if place.backend == "cuda" else {}
     on_cpu = {"half_precision": config.half_precision, "threads": _threads(config, neighbours),
