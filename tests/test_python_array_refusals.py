@@ -231,3 +231,14 @@ def test_names_of_the_command_are_translated(name, said):
 @pytest.mark.parametrize("box", [0, -4, "x", 16.5])
 def test_boxes_of_the_phantom_say_what_is_wrong(box):
     refused(mr.phantom, f"box={box!r}: expected a whole number of at least 4 and at most 2048", box)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u8"])
+def test_row_numbers_may_be_of_any_size(dtype):
+    particles = mr.simulate(mr.phantom(8, 5.0), 300, snr=1.0)
+    rows = np.array([5, 120] if dtype[0] == "u" else [5, -1, -128], dtype)
+    wanted = particles.images()[rows.astype(int)]
+    np.testing.assert_array_equal(particles.images(rows), wanted)
+    np.testing.assert_array_equal(particles.images(rows[1]), wanted[1])
+    if dtype == "u8":
+        refused(particles.images, "is none of them", np.array([2**64 - 1], dtype))

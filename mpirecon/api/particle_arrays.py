@@ -68,7 +68,8 @@ def rows_of(given, m: int) -> np.ndarray:
         return np.zeros(0, np.int64)
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise UserError(f"rows: expected {expected}, got {_about(given)}")
-    rows = np.where(rows < 0, rows + m, rows).astype(np.int64)
+    signed, rows = rows.dtype.kind == "i", rows.astype(np.int64)  # of int8, none is as large as m may be
+    rows = np.where(signed & (rows < 0), rows + m, rows)
     if not (0 <= rows.min() and rows.max() < m):
         raise UserError(f"rows: expected {expected}; row {rows[(rows < 0) | (rows >= m)][0]} is none of them")
     return rows
