@@ -113,3 +113,26 @@ def test_ranks_leave_cores_to_others_and_start_at_once_unless_the_user_says_othe
     for before, after in (("os.environ.pop(name, None)", ours), (f"os.environ[name] = {users!r}", users)):
         program = f"import os; name = {name!r}; {before}; import mpirecon.parallel.mpi; print(os.environ[name])"
         assert mpirun(2, ["-c", program]).stdout.split() == [after] * 2
+
+
+def test_a_communicator_that_cannot_work_is_the_callers_mistake(mpirun):
+    program = """
+from mpi4py import MPI
+import mpirecon as mr
+
+freed = MPI.COMM_SELF.Dup()
+freed.Free()
+joined = MPI.COMM_SELF.Create_intercomm(0, MPI.COMM_WORLD, 1 - MPI.COMM_WORLD.rank)
+for comm in (MPI.COMM_NULL, freed, joined):
+    try:
+        mr.simulate(mr.phantom(8, 5.0), 4, comm=comm)
+    except mr.UserError as error:
+        print(error)
+one = joined.Merge()
+print(len(mr.simulate(mr.phantom(8, 5.0), 40, comm=one)))
+"""
+    done = mpirun(2, ["-c", program])
+    assert done.returncode == 0, done.stderr
+    for words in ("comm: MPI.COMM_NULL has no ranks", "comm: an intercommunicator joins two groups of ranks; give"):
+        assert done.stdout.count(words) == (4 if "NULL" in words else 2), done.stdout
+    assert done.stdout.split().count("40") == 2

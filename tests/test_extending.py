@@ -136,6 +136,9 @@ def test_a_format_of_ones_own_is_read(names, tmp_path, monkeypatch):
         export_run("first", ExportOptions(star="kept.csv", stack="kept.mrcs"))
     with pytest.raises(UserError, match="choose another"):
         add_format(type("Other", (names["Csv"],), {"suffix": ".cs"})())
+    for suffix in ("BAD2", "tsv", ".TSV", ".star.gz", ".", "", "./tsv"):
+        with pytest.raises(UserError, match=f"^format '{re.escape(suffix)}': no name of a file .* expected"):
+            add_format(type("Other", (names["Csv"],), {"suffix": suffix})())
 
 
 def test_no_code_compares_the_names_of_losses_solvers_or_formats():

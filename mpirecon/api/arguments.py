@@ -24,6 +24,12 @@ def as_communicator(comm) -> Communicator:
         MPI = None
     if MPI is None or not isinstance(comm, MPI.Comm):
         raise UserError(f"comm: expected a communicator of mpi4py or mpirecon.world(), got {type(comm).__name__}")
+    if comm == MPI.COMM_NULL:
+        raise UserError("comm: MPI.COMM_NULL has no ranks, and a communicator that was freed is it, too; only ranks "
+                        "that belong to a communicator may call this")
+    if comm.Is_inter():
+        raise UserError("comm: an intercommunicator joins two groups of ranks; give a communicator of one group, such "
+                        "as comm.Merge() makes of both")
     from mpirecon.parallel.mpi import MpiCommunicator
 
     return MpiCommunicator(world=comm)

@@ -145,12 +145,15 @@ _FORMATS: dict[str, TableFormat] = {known.suffix: known for known in _BUILT_IN}
 
 def add_format(table_format: TableFormat) -> str:
     """Have imports know a format by the ending of its files' names; returns that. One of one's own that had it is
-    replaced. UserError for the ending of a built-in one."""
-    if any(known.suffix == table_format.suffix for known in _BUILT_IN):
-        raise UserError(f"format {table_format.suffix}: there is a built-in one of files that end so already; choose "
-                        "another")
-    _FORMATS[table_format.suffix] = table_format
-    return table_format.suffix
+    replaced. UserError for the ending of a built-in one, and for one that no name has as `format_of` reads it."""
+    suffix = table_format.suffix
+    if len(suffix) < 2 or Path(f"a{suffix}").suffix.lower() != suffix:
+        raise UserError(f"format {suffix!r}: no name of a file is known by this; expected a dot and what follows the "
+                        "last dot of a name, in lower case, e.g. '.tsv'")
+    if any(known.suffix == suffix for known in _BUILT_IN):
+        raise UserError(f"format {suffix}: there is a built-in one of files that end so already; choose another")
+    _FORMATS[suffix] = table_format
+    return suffix
 
 
 def formats() -> tuple[TableFormat, ...]:
