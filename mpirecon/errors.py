@@ -17,7 +17,7 @@ _RENAMED = {
     "no-ctf": "use_ctf=False", "no-filter": "filtered=False", "no-ctf-premultiplied": "ctf_premultiplied=False",
     "no-ctf-phase-flipped": "ctf_phase_flipped=False", "verbose": "verbose=2", "controls": "controls=True",
     **{name: f"{name.replace('-', '_')}=True" for name in (
-        "overwrite", "resume", "skip-bad", "new-halves", "deterministic", "half-precision", "half-map-scores",
+        "overwrite", "resume", "link", "skip-bad", "new-halves", "deterministic", "half-precision", "half-map-scores",
         "particle-scores", "ignore-aberrations", "scale-defocus", "ctf-premultiplied", "ctf-phase-flipped",
         "phase-randomise", "filtered")},
 }  # fmt: skip
@@ -41,7 +41,10 @@ _OPTIONS |= {name: option for option in _RENAMED if (name := option.replace("-",
 
 #: a command for a shell, to the end of its clause: its options are meant as they stand
 _COMMAND = r"(?:mpirecon [a-z]|relion_\w|mpirun |srun |sbatch |pip )[^;,)\n]*"
-_OPTION = re.compile(rf"({_COMMAND})| (?:for )?-o\b|(?<![\w-])--([a-z][a-z0-9-]*)(?: (?=[A-Z\d]))?")
+#: options that are dicts in Python, with what is to be in them
+_PAIR = r"--(unit|map-stack) ([\w-]+)=(-?\w+(?:\.\w+)?)"
+_OPTION = re.compile(rf"({_COMMAND})| (?:for )?-o\b|(?<![\w-])(?:{_PAIR}|--rescale (common)|"
+                     r"--([a-z][a-z0-9-]*)(?: (?=[A-Z\d]))?)")
 
 
 class _Speech:
@@ -62,10 +65,15 @@ def on_the_command_line() -> Iterator[None]:
 
 def in_python(text: str) -> str:
     """A message with options of commands as the parameters that Python's functions have for them, and the values that
-    follow them: ``--keep 0.7`` is ``keep=0.7``, ``--overwrite`` is ``overwrite=True``."""
+    follow them: ``--keep 0.7`` is ``keep=0.7``, ``--overwrite`` is ``overwrite=True``, ``--unit shift=A`` is
+    ``units={'shift': 'A'}``."""
 
     def parameter(found: re.Match) -> str:
-        whole, command, name = found[0], found[1], found[2]
+        whole, command, pair, common, name = found[0], found[1], found[2], found[5], found[6]
+        if pair:
+            return f"{_RENAMED[pair]}={{{found[3]!r}: {found[4]!r}}}"
+        if common:
+            return f"rescale={common!r}"
         if command or (name and name not in _RENAMED and name not in _SAME):
             return whole
         if not name:  # -o, of which the rest of the sentence says enough
@@ -73,7 +81,7 @@ def in_python(text: str) -> str:
         given = _RENAMED.get(name, name.replace("-", "_"))
         return given + ("" if not whole.endswith(" ") else " " if "=" in given else "=")
 
-    return _OPTION.sub(parameter, text)
+    return _OPTION.sub(parameter, text).replace("the same command", "the same call")
 
 
 def option_of(parameter: str) -> str:

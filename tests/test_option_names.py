@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import sys
 from importlib import import_module
 
 import numpy as np
@@ -13,6 +14,7 @@ from mpirecon.cli import COMMANDS, run
 from mpirecon.errors import in_python, on_the_command_line, option_of
 from mpirecon.io.export import ExportOptions
 from mpirecon.io.import_options import ImportOptions
+from mpirecon.parallel.console import Console
 from mpirecon.model.simulated_errors import ErrorSettings
 from mpirecon.simulation.settings import SimulationSettings
 from mpirecon.solvers.config import Config
@@ -60,6 +62,14 @@ def test_options_are_known_by_their_parameters(command):
     ("ask for more with srun --nodes 2, --mask FILE", "ask for more with srun --nodes 2, mask=FILE"),
     ("--select COLUMN VALUE: no column --x", "select=COLUMN VALUE: no column --x"),
     ("shift--keep and a---keep", "shift--keep and a---keep"),
+    ("name each with --map-stack OLD=NEW, or", "name each with mapping={'OLD': 'NEW'}, or"),
+    ("give --unit phase-shift=degree or radian", "give units={'phase-shift': 'degree'} or radian"),
+    ("give --unit defocus=-A. It", "give units={'defocus': '-A'}. It"),
+    ("--unit shift=1.35 (--unit 'x')", "units={'shift': '1.35'} (units 'x')"),
+    ("give --rescale common, or --rescale", "give rescale='common', or rescale"),
+    ("continue with the same command and --resume", "continue with the same call and resume=True"),
+    ("import again with --link", "import again with link=True"),
+    ("mpirecon import FILE --rescale common --unit shift=A", "mpirecon import FILE --rescale common --unit shift=A"),
 ])
 def test_options_become_parameters(text, expected):
     assert in_python(text) == expected
@@ -109,3 +119,45 @@ def test_who_calls_decides(tmp_path, capsys):
         assert "--" + ("snr" if "-1" in words else "overwrite") in capsys.readouterr().err
     with pytest.raises(mr.UserError, match=r"keep=Q"):
         mr.reconstruct(path, loss="sorted")
+
+
+def test_what_is_said_on_the_way_is_a_message_too(capsys):
+    console = Console()
+    console.say("pass --resume")
+    console.warn("pass --keep 0.7")
+    assert tuple(capsys.readouterr()) == ("pass resume=True\n", "Warning: pass keep=0.7\n")
+    with on_the_command_line():
+        Console().warn("pass --keep 0.7")
+    assert capsys.readouterr().err == "Warning: pass --keep 0.7\n"
+
+
+@pytest.mark.parametrize(("scored", "words"), [
+    (0, "nothing was saved yet, the same call begins again"), (20, "continue with the same call and resume=True"),
+])  # fmt: skip
+@pytest.mark.parametrize("end", [KeyboardInterrupt, pytest.param(ArithmeticError, marks=pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10 has no notes of errors"))])
+def test_a_run_that_ends_early_says_how_a_script_continues_it(tmp_path, end, scored, words):
+    particles = mr.simulate(mr.phantom(16, 6.0), 60, snr=0.5)
+    rounds = []
+
+    def ending(distances):
+        rounds.append(len(distances))
+        if len(rounds) > scored:
+            raise end
+        return np.ones(len(distances))
+
+    with pytest.raises(end) as met:
+        mr.reconstruct(particles, tmp_path / "run", loss=ending, iterations=200)
+    said = " ".join([str(met.value), *getattr(met.value, "__notes__", [])])
+    assert (words in said) == (scored > 0 or end is KeyboardInterrupt), said
+    assert "--" not in said and "same command" not in said
+
+
+def test_a_type_of_images_needs_a_file_to_write(tmp_path):
+    particles = mr.simulate(mr.phantom(16, 6.0), 60, tmp_path / "p.h5", snr=0.5)
+    mr.reconstruct(particles, tmp_path / "run", postprocess=False)
+    mr.export(tmp_path / "run", star=tmp_path / "k.star", stack=tmp_path / "k.mrcs")
+    with pytest.raises(mr.UserError, match=r"^dtype='float16': without an output the images stay .* give output="):
+        mr.read_star(tmp_path / "k.star", dtype="float16")
+    made = mr.read_star(tmp_path / "k.star", dtype="float16", output=tmp_path / "half.h5")
+    assert len(made) == 60

@@ -9,6 +9,7 @@ from functools import partial
 from mpirecon.api.arguments import as_communicator, check_names, console_of
 from mpirecon.api.particles import Particles
 from mpirecon.api.scratch import Scratch
+from mpirecon.errors import UserError
 from mpirecon.kinds import AnyPath, checked
 from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.parallel.console import Console
@@ -128,7 +129,11 @@ def imported(path, comm: Communicator, console: Console | None = None, output: s
     else:
         scratch, target, name = None, output, output
         progress = partial(console.progress, label="importing")
-    report = import_particles(path, target, ImportOptions(**options), progress, comm)
+    options = ImportOptions(**options)
+    if output is None and options.link and options.dtype != "auto":
+        raise UserError(f"dtype={options.dtype!r}: without an output the images stay in their stacks, of the type that "
+                        "they have there; give output=, the particle file to write, or leave dtype out")
+    report = import_particles(path, target, options, progress, comm)
     if console is not None:
         report.print(console, name)
     return run_together(comm, lambda: Particles._of_file(target, scratch, report.notes, report.warnings))

@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import contextmanager
 
+from mpirecon.errors import spoken
 from mpirecon.parallel.lines import is_terminal, write_line
 
 #: a batch log gets a progress line when this fraction more is done and these seconds have passed, …
@@ -41,13 +42,13 @@ class Console:
     def say(self, text: str) -> None:
         """Print a line of the command's result or story: rank 0, to stdout."""
         if self.rank == 0 and not self.quiet:
-            self._write(text, sys.stdout)
+            self._write(spoken(text), sys.stdout)
 
     def warn(self, text: str) -> None:
         """Print a warning, even when quiet: rank 0, to stderr; once, though it be given again at the end."""
         if self.rank == 0 and text not in self._warned:
             self._warned.add(text)
-            self._write(f"Warning: {text}", sys.stderr)
+            self._write(f"Warning: {spoken(text)}", sys.stderr)
 
     def detail(self, text: str) -> None:
         """Print a line with --verbose: every rank with its number, to stderr."""

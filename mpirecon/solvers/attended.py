@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, spoken
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_summary
 from mpirecon.parallel.agree import RankFailed
@@ -44,10 +45,10 @@ def _reported(state: Callable[[], str]) -> Iterator[None]:
         yield
     except StopRequested as signal:
         how = f": {state()}" if state() else " before the first checkpoint: with --resume the run begins again"
-        raise StopRequested(f"Stopped by {signal}{how}.") from signal
+        raise StopRequested(spoken(f"Stopped by {signal}{how}.")) from signal
     except KeyboardInterrupt as error:
         how = state() or "nothing was saved yet, the same command begins again"
-        raise KeyboardInterrupt(f"Interrupted: {how}.") from error
+        raise KeyboardInterrupt(spoken(f"Interrupted: {how}.")) from error
     except RankFailed:
         raise  # the rank that failed reports it
     except UserError as error:
@@ -55,6 +56,6 @@ def _reported(state: Callable[[], str]) -> Iterator[None]:
             raise
         raise UserError(f"{error}. {state()[0].upper()}{state()[1:]}") from error
     except Exception as error:
-        if state():
+        if state() and sys.version_info >= (3, 11):  # Python 3.10 has no notes
             error.add_note(f"{state()[0].upper()}{state()[1:]}.")
         raise

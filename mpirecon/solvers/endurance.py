@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mpirecon.errors import UserError
+from mpirecon.errors import UserError, spoken
 from mpirecon.io.run_kinds import CHECKPOINT as NAME
 from mpirecon.io.mrc import write_map
 from mpirecon.io.unfinished import UNFINISHED
@@ -62,8 +62,8 @@ class Checkpoints:
         """Where the run's state is, and how to resume from there; "" before anything was saved."""
         if self.saved is None:
             return ""
-        return (f"the state after iteration {self.saved}/{self.run.config.rounds} is in {self.folder / NAME}; continue "
-                f"with the same command and --resume")
+        return spoken(f"the state after iteration {self.saved}/{self.run.config.rounds} is in {self.folder / NAME}; "
+                      f"continue with the same command and --resume")
 
     def load(self) -> State:
         """What the run continues from. Collective;
