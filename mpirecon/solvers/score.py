@@ -24,6 +24,7 @@ from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.statistics import Statistics, matched_filter
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.given_maps import GivenMaps
+from mpirecon.solvers.half_order import order_warning
 from mpirecon.solvers.observers import Observer
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.solvers.shift_check import shift_warnings
@@ -151,11 +152,10 @@ def score_particles(
         with together(comm):
             if comm.rank == 0:
                 columns = {"id": np.arange(len(file)), "half": file.halves(), **identities(file), **columns}
-                notes, warnings = (
-                    _notes(half1, half2, run, scale, columns),
-                    [*doubts, *filter(None, [same_map_warning(*halves)]), *_doubts(columns),
-                     *shift_warnings(state.records)],
-                )
+                unmatched = _no_match(columns)
+                notes = _notes(half1, half2, run, scale, columns)
+                warnings = [*doubts, *filter(None, [same_map_warning(*halves)]),
+                            *(unmatched or _order(half1, half2, columns)), *shift_warnings(state.records)]
                 file.refuse_changed()
         return Scores({} if comm.rank else columns, state.fsc, state.record["resolution_0143"], scale, notes, warnings)
 
@@ -230,12 +230,17 @@ def _notes(half1, half2, run: Reconstruction, scale: float, columns: dict[str, n
     notes = []
     if scale != 1:
         notes.append(f"the maps were multiplied by {scale:.4g}: their grey scale is not the images'")
+    folder = _folder_of(half1, half2)
+    return notes if folder is None else notes + _against_run(folder, run, columns)
+
+
+def _folder_of(half1, half2) -> Path | None:
+    """The folder that both are in, where they are named as a run names its half maps."""
     if isinstance(half1, Volume) or isinstance(half2, Volume):
-        return notes
+        return None
     first, second = Path(half1), Path(half2)
-    if first.parent.resolve() == second.parent.resolve() and (first.name, second.name) == ("half1.mrc", "half2.mrc"):
-        notes += _against_run(first.parent, run, columns)
-    return notes
+    together = first.parent.resolve() == second.parent.resolve()
+    return first.parent if together and (first.name, second.name) == ("half1.mrc", "half2.mrc") else None
 
 
 def _against_run(folder: Path, run: Reconstruction, columns: dict[str, np.ndarray]) -> list[str]:
@@ -285,9 +290,20 @@ def _plain(value):
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _doubts(columns: dict[str, np.ndarray]) -> list[str]:
+def _no_match(columns: dict[str, np.ndarray]) -> list[str]:
+    """A warning where the maps are not of these particles, whose scores then say nothing of the maps' order: of
+    inverted maps that of the own half looks worse."""
     score = columns["score_other"][np.isfinite(columns["score_other"])]
     if len(score) and np.median(score) <= 0:
         return ["half of the particles or more do not show the other half's map at all: are the maps of these "
                 "particles, of the same hand and contrast (protein bright), and in the order of the half sets?"]
     return []
+
+
+def _order(half1, half2, columns: dict[str, np.ndarray]) -> list[str]:
+    """A warning where the maps were exchanged: by their names, or by what the particles show."""
+    folder = _folder_of(half2, half1)
+    if folder is not None and (folder / "summary.json").exists():
+        return [f"{half1} and {half2} are the half maps of one run in the other order: numbers of the own half are "
+                "those of the other. Give half1.mrc first, unless the half sets were exchanged, too"]
+    return list(filter(None, [order_warning(columns)]))

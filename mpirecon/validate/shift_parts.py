@@ -52,6 +52,9 @@ def part_of(
     """
     found = []
     for words, some in _parts(ids, group):
+        others = np.delete(correlation[:, 0], some)
+        if not (len(others) and others.mean() > 0):  # a map of the other contrast agrees better wherever it is moved to
+            continue
         # the most moved may have lost their shifts altogether
         least = np.argsort(way[some], axis=0, kind="stable")[: int(np.ceil((1 - _LEFT_OUT) * len(some)))]
         more = np.take_along_axis(correlation[some] - correlation[some, :1], least, axis=0)
