@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from test_particle_file import write
 
+import mpirecon as mr
 from mpirecon.batch import rank_table as module
 from mpirecon.batch.forecast import Task, memory_per_rank, seconds
 from mpirecon.batch.rank_table import Node, Row, Size, choose, rank_table
@@ -41,8 +42,9 @@ def told(*args):
     return json.loads(run(*args, "--json").output)
 
 
-@pytest.mark.parametrize("options", [(), ("--loss", "posterior"), ("--loss", "sorted", "--keep", "0.7", "--folds", "3",
-                                                                   "--symmetry", "D2"),
+@pytest.mark.parametrize("options", [(), ("--loss", "posterior"),
+                                     ("--loss", "posterior", "--poses", "rescue", "--search-sigma", "5"),
+                                     ("--loss", "sorted", "--keep", "0.7", "--folds", "3", "--symmetry", "D2"),
                                      ("--solver", "gradient", "--iterations", "4", "--max-resolution", "9", "--memory",
                                       "128M")])
 def test_numbers_say_what_the_file_says_and_what_job_asks_for(tmp_path, options):
@@ -192,6 +194,17 @@ def test_a_search_of_poses_is_forecast():
     assert 50e6 < extra < 1e9
     assert seconds(searching, 1) > seconds(plain, 1) + 5000 * 2 * 0.4 * 0.01
     assert seconds(searching, 4) < seconds(searching, 1)
+
+
+def test_a_command_that_searches_is_forecast_as_one():
+    set_of = ("--particles", 40000, "--box", 64, "--loss", "posterior", *HERE)
+    search = ("--poses", "refine", "--search-offset", "8.0", "--search-sigma", "5.0")
+    without, searched = told(*set_of), told(*set_of, *search)
+    for a, b in zip(without["rows"], searched["rows"], strict=True):
+        assert b["seconds"] > 1.2 * a["seconds"] and b["memory_per_rank"] > a["memory_per_rank"]
+    assert " ".join(search) in searched["commands"][0]
+    with pytest.raises(mr.UserError, match="--search-offset applies to --poses rescue and refine"):
+        told(*set_of, *search[2:])
 
 
 @pytest.mark.parametrize("name", ["-s.h5", "two words.h5"])

@@ -122,6 +122,9 @@ def test_a_page_about_nothing_but_noise(half_maps, capsys):
         (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-maskrad", "5", "--locres-edgwidth", "5"],
          "leave gaps between them"),
         (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-threshold", "1"], "threshold of 1 makes no sense"),
+        (["a.mrc", "b.mrc", "-o", "out", "--locres-sampling", "20"],
+         "--locres-sampling has no effect without --local-resolution: give that too"),
+        ([".", "-o", "out", "--locres-threshold", "0.143"], "--locres-threshold has no effect"),
     ],
 )
 def test_what_is_refused(half_maps, capsys, words, message):

@@ -5,11 +5,13 @@ import re
 import shutil
 import subprocess
 
+import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.fft
 
+import mpirecon as mr
 from mpirecon.cli import run
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map, write_map
@@ -323,6 +325,26 @@ def test_the_postprocess_command_writes_what_reconstruct_does(tmp_path, monkeypa
     assert code == 0 and json.loads(out)["bfactor_given"] == -50 and json.loads(out)["mask"] == "post/mask.mrc"
     k = np.abs(scipy.fft.rfftn(np.asarray(read_map("mine/sharpened.mrc").array)))
     assert k[shell_index(48) > 48 * PIXEL / 6 + 2].max() < 1e-3 * k.max()
+
+
+def test_a_pixel_size_is_that_of_maps_whose_headers_have_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arrays = halves(blob(48)[0], 0.2)
+    for name, array in zip("ab", arrays):
+        write_map(f"{name}.mrc", array, PIXEL, overwrite=True)
+    write_map("mask.mrc", soft_sphere(48, 16, 5.0), PIXEL, overwrite=True)
+    words = ["a.mrc", "b.mrc", "--mask", "mask.mrc"]
+    assert command(capsys, "postprocess", *words, "-o", "right")[0] == 0
+    for number, (name, cell) in enumerate({"a": (0, 0, 0), "b": (128, 72, 72), "mask": (48, 48, 48)}.items()):
+        with mrcfile.open(f"{name}.mrc", "r+") as file:
+            file.header.cella = cell
+        code, _, err = command(capsys, "postprocess", *words, "-o", f"wrong{number}")
+        assert code == 1 and "a.mrc: the header gives no pixel size" in err
+    assert command(capsys, "postprocess", *words, "--pixel-size", PIXEL, "-o", "told")[0] == 0
+    assert (tmp_path / "told/fsc.csv").read_text() == (tmp_path / "right/fsc.csv").read_text()
+    assert mr.read_map("b.mrc", PIXEL).pixel_size == read_map("told/sharpened.mrc").pixel_size == PIXEL
+    with pytest.raises(UserError, match="differs between x, y and z .* set one for all"):
+        mr.read_map("b.mrc")
 
 
 @pytest.mark.parametrize(

@@ -103,20 +103,21 @@ def postprocess_files(
     mask : a file, "none", or None for one made of their mean · bfactor (Å², negative), lowpass (Å) : instead of what is
         found
     mtf : STAR file of the detector's transfer, of pixels of `mtf_pixel_size` Å (default: the maps')
-    pixel_size : Å, instead of that of the headers
+    pixel_size : Å, instead of that of all headers, which then are not looked at
 
     Raises
     ------
     UserError
         naming the file that cannot be read or does not fit, or when no mask can be made.
     """
-    a, b = read_map(first), read_map(second)
+    a, b = (read_map(path, pixel_size) for path in (first, second))
     check_same_grid(a, str(first), b, str(second))
     for volume, path in ((a, first), (b, second)):
         refuse_blank(volume.array, str(path))
-    box, size = a.box, pixel_size or a.pixel_size
+    box, size = a.box, a.pixel_size
     masked = str(mask) != "none"
-    array = None if mask is None else read_mask(mask, a, str(first)) if masked else np.ones(a.shape, np.float32)
+    array = None if mask is None else (
+        read_mask(mask, a, str(first), pixel_size) if masked else np.ones(a.shape, np.float32))
     transfer = None if mtf is None else _transfer(mtf, box, size, mtf_pixel_size or size)
     unmasked = fsc(a.array, b.array)
     found = postprocess(

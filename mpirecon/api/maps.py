@@ -61,25 +61,27 @@ class Volume(arrays.Volume):
 
 
 @checked
-def read_map(path: AnyPath) -> Volume:
+def read_map(path: AnyPath, pixel_size: Positive | None = None) -> Volume:
     """Read a map from an MRC file.
 
     Parameters
     ----------
     path : path
         of the map
+    pixel_size : float, optional
+        Å, where the file's own is wrong or missing
 
     Returns
     -------
     Volume
-        (n, n, n) float32 with the file's pixel size
+        (n, n, n) float32 with that pixel size, or the file's
 
     Raises
     ------
     UserError
         naming the file when it is no map.
     """
-    found = mrc.read_map(path)
+    found = mrc.read_map(path, pixel_size)
     return Volume(found.array, found.pixel_size)
 
 

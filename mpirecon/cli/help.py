@@ -9,6 +9,7 @@ import textwrap
 import click
 
 from mpirecon.cli.hints import explain_option, explain_value
+from mpirecon.cli.needs import refuse_unused
 from mpirecon.cli.reading import READING_GROUPS
 
 #: how a table is read, in commands that take particle files too
@@ -65,8 +66,8 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "forecast": {
         "Particles": ("--particles", "--box", "--pixel-size"),
         "Machine": ("--cores", "--ram", "--threads", "--read-rate", "--calibrate"),
-        "As for reconstruct": ("--loss", "--keep", "--solver", "--iterations", "--folds", "--group-by", "--symmetry",
-                               "--max-resolution",
+        "As for reconstruct": ("--loss", "--keep", "--solver", "--iterations", "--folds", "--group-by", "--poses",
+                               "--search-offset", "--search-sigma", "--symmetry", "--max-resolution",
                                "--padding", "--solve-iterations", "--memory", "--half-precision", "--deterministic"),
         **{title: tuple(o for o in options if o != "--pixel-size") for title, options in _READING.items()},
     },
@@ -120,6 +121,10 @@ class DocumentedCommand(click.Command):
             raise explain_option(error, ctx) from None
         except click.BadParameter as error:
             raise explain_value(error, self, ctx, words) from None
+
+    def invoke(self, ctx):
+        refuse_unused(ctx)
+        return super().invoke(ctx)
 
     def format_help_text(self, ctx, formatter) -> None:
         """click's, with the lines of examples broken as a shell takes them where the terminal is narrow."""

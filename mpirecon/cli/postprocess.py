@@ -33,7 +33,8 @@ from mpirecon.cli.terminal import chart_width
               "file).")
 @click.option("--mtf-pixel-size", type=POSITIVE, metavar="Å", help="Pixel size of the detector that it counts in.  "
               "[default: the maps']")
-@click.option("--pixel-size", type=POSITIVE, metavar="Å", help="Pixel size of the maps, where their headers are wrong.")
+@click.option("--pixel-size", type=POSITIVE, metavar="Å", help="Pixel size of the maps and of the "
+              "mask, where their headers are wrong or have none.")
 @click.option("--local-resolution", "--locres", "local", is_flag=True, help="Also find the local resolution, and "
               "filter the map by it.")
 @click.option("--locres-sampling", type=POSITIVE, metavar="Å", help="Distance between windows.  [default: 25, at most "

@@ -252,7 +252,8 @@ def _isotropic(path: str | os.PathLike, voxel_size: tuple[float, float, float]) 
                         "--angpix")
     if max(voxel_size) - min(voxel_size) > 1e-3 * max(voxel_size):
         raise UserError(
-            f"{path}: the pixel size differs between x, y and z ({', '.join(f'{v:g}' for v in voxel_size)} Å)"
+            f"{path}: the pixel size differs between x, y and z ({', '.join(f'{v:g}' for v in voxel_size)} Å); set one "
+            "for all, for example with relion_image_handler --angpix"
         )
     return float(voxel_size[0])
 

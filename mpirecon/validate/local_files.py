@@ -63,9 +63,9 @@ def write_local_maps(folder: Path, found: LocalResolution) -> None:
         write_map(folder / name, volume, found.pixel_size, overwrite=False)
 
 
-def read_mask(path, like, name: str) -> np.ndarray:
-    """A mask file, (n, n, n) float32, of the grid of the map `like`, called `name`.
-    Raises UserError where it is no mask for it."""
-    mask = read_map(path)
+def read_mask(path, like, name: str, pixel_size: float | None = None) -> np.ndarray:
+    """A mask file, (n, n, n) float32, of the grid of the map `like`, called `name`;
+    pixel_size : Å, instead of that of its header. Raises UserError where it is no mask for it."""
+    mask = read_map(path, pixel_size)
     check_same_grid(like, name, mask, f"the mask {path}")
     return check_mask(np.asarray(mask.array, np.float32), str(path))
