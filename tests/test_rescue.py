@@ -118,7 +118,7 @@ def test_the_map_is_better_than_that_of_rejecting(particles, rescued):
     assert (given != rejecting.kept).mean() < 0.02
 
 
-def test_summary_logs_and_records_count_what_the_table_holds(particles, rescued):
+def test_summary_logs_and_records_count_what_the_table_holds(particles, rescued, cli):
     table, search = rescued.particles, rescued.summary["search"]
     junk = particles.truth["junk"]
     wrong, found = particles.truth["pose_error"] & ~junk, table["pose_state"] == FOUND
@@ -136,6 +136,14 @@ def test_summary_logs_and_records_count_what_the_table_holds(particles, rescued)
     events = [json.loads(line) for line in (rescued.folder / "logs" / "rank0000.jsonl").read_text().splitlines()]
     assert [event["search"]["found"] for event in events if event["event"] == "iteration" and "search" in event] == [
         record["found"] for record in records]
+    sorts = [event for event in events if event["event"] == "sort"]  # at given poses; what was found counts beside
+    assert [sort["kept"] + sort["kept_found"] for sort in sorts] == [
+        record["kept"] for record in rescued.iterations if record["iteration"] > 1]
+    assert sorts[0]["kept_found"] == 0 < sorts[-1]["kept_found"] == found.sum()
+    said = cli("logs", rescued.folder).stdout
+    assert "and at found poses" in said and f"{found.sum()} ({100 * found.sum() / len(table):.1f} %)" in said
+    told = json.loads(cli("logs", rescued.folder, "--json").stdout)["iterations"][-1]
+    assert told["kept"] + told["kept_found"] == rescued.summary["kept"]
     # what was planted is in the given poses: found ones count as rejected there
     assert rescued.detection["recall"] > 0.97
 

@@ -141,13 +141,29 @@ class EndedAfter(Checkpoints):
             raise Ended
 
 
-def reconstruction(file, config, tmp_path):
+def reconstruction(file, config, tmp_path, quiet=True):
     class Silent:
         def __getattr__(self, name):
             return lambda *args, **more: None
 
     comm = SerialCommunicator()
-    return Reconstruction(comm, file, config, Silent(), Console(comm, quiet=True))
+    return Reconstruction(comm, file, config, Silent(), Console(comm, quiet=quiet))
+
+
+def test_a_resumed_run_says_what_the_whole_one_says(particles, tmp_path, capsys):
+    config = Config(loss="posterior", poses="rescue", iterations=5, search_offset=0.0)
+    with ParticleFile(particles) as file:
+        run = reconstruction(file, config, tmp_path, quiet=False)
+        with pytest.raises(Ended):  # saved before the last iteration, which uses the poses that were found
+            stop = EndedAfter(run, tmp_path, Endurance())
+            stop.last = 4
+            run.run(stop)
+        reconstruction(file, config, tmp_path, quiet=False).run()
+        whole = [line for line in capsys.readouterr().out.splitlines() if line.startswith("iteration 5/5")]
+        again = reconstruction(file, config, tmp_path, quiet=False)
+        again.run(Checkpoints(again, tmp_path, Endurance()), resume=True)
+    assert len(whole) == 1 and "wrong at the pose used" in whole[0]
+    assert whole[0] in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("name", EVERY)

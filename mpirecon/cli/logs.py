@@ -30,7 +30,8 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
     """Join the logs that the ranks of a run wrote under OUT/logs.
 
     Without options: a table of what each iteration sorted and kept, and how many of the kept particles have simulated
-    errors. Particles are listed only as far as reconstruct --log-particles recorded them.
+    errors. Particles are listed only as far as reconstruct --log-particles recorded them. Sorts are of the given poses:
+    those that --poses rescue keeps at found ones are counted beside them.
 
     \b
     Examples:
@@ -94,11 +95,14 @@ def _print_table(counts, size: int) -> None:
     if not counts:
         click.echo("no particles were sorted: the loss of this run (l2) weights all particles equally and rejects none")
         return
-    header = ["iteration", "scope", "sorted", "kept", "wrong among kept", "wrong among all", "kept by rank"]
+    searched = any(c.kept_found is not None for c in counts)
+    kept = ["kept", "and at found poses"] if searched else ["kept"]
+    header = ["iteration", "scope", "sorted", *kept, "wrong among kept", "wrong among all", "kept by rank"]
     for part in parts:
         if part[0].part is not None:
             click.echo(f"\nthe same on {part[0].part}, beside the run's own particles:")
-        rows = [[c.iteration, c.scope, c.sorted, _share(c.kept, c.sorted), _share(c.wrong_kept, c.kept),
+        rows = [[c.iteration, c.scope, c.sorted, _share(c.kept, c.sorted),
+                 *([_share(c.kept_found, c.sorted)] if searched else []), _share(c.wrong_kept, c.kept),
                  _share(c.wrong, c.sorted), _by_rank(c, size)] for c in part]
         click.echo("\n".join(table_lines(header, rows, width())))
 
@@ -118,7 +122,8 @@ def _by_rank(counts, size: int) -> str:
 
 
 def _table_json(logs, counts) -> dict:
-    fields = ("iteration", "scope", "sorted", "kept", "wrong", "wrong_kept", "sorted_by_rank", "kept_by_rank")
+    fields = ("iteration", "scope", "sorted", "kept", "kept_found", "wrong", "wrong_kept", "sorted_by_rank",
+              "kept_by_rank")
     return {
         "ranks": logs.size,
         "warnings": logs.warnings,

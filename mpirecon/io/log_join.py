@@ -48,13 +48,17 @@ class RunLogs:
 
 @dataclass
 class IterationCounts:
-    """The sorts of one iteration, added up over ranks and batches; wrong counts are None where no truth is known."""
+    """The sorts of one iteration, added up over ranks and batches; wrong counts are None where no truth is known.
+
+    kept_found : particles that are kept besides, at poses that were found or refined; None where none were searched
+    """
 
     iteration: int
     scope: str
     part: str | None = None  # of the run, as its walk on noise; None: the run's own particles
     sorted: int = 0
     kept: int = 0
+    kept_found: int | None = None
     wrong: int | None = None
     wrong_kept: int | None = None
     sorted_by_rank: dict[int, int] = field(default_factory=dict)
@@ -67,6 +71,8 @@ class IterationCounts:
         self.kept += record["kept"]
         self.sorted_by_rank[rank] = self.sorted_by_rank.get(rank, 0) + record["sorted"]
         self.kept_by_rank[rank] = self.kept_by_rank.get(rank, 0) + record["kept"]
+        if record["kept_found"] is not None:
+            self.kept_found = (self.kept_found or 0) + record["kept_found"]
         if record["wrong"] is not None:
             self.wrong = (self.wrong or 0) + record["wrong"]
             self.wrong_kept = (self.wrong_kept or 0) + record["wrong_kept"]

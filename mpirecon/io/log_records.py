@@ -30,6 +30,8 @@ def _check_sort(record: dict) -> None:
         if record["wrong"] is not None or part == "kept":
             _whole(record[of], 0, _MOST)
             _whole(record[part], 0, record[of])
+    if record.setdefault("kept_found", None) is not None:
+        _whole(record["kept_found"], 0, record["sorted"] - record["kept"])
 
 
 def _check_particles(record: dict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -40,9 +41,10 @@ class RankRecords:
 class Announcer:
     """A line on the console for each iteration."""
 
-    def __init__(self, console, rounds: int) -> None:
-        """rounds : iterations of the run"""
-        self._console, self._rounds, self._explained, self._searched = console, rounds, False, False
+    def __init__(self, console, rounds: int, records: Sequence[dict]) -> None:
+        """rounds : iterations of the run · records : of those that were made before, where it is resumed"""
+        self._console, self._rounds, self._explained = console, rounds, False
+        self._searched = any("search" in record for record in records)
 
     def after(self, state: State) -> None:
         r = state.record

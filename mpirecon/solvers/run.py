@@ -104,7 +104,7 @@ class Reconstruction:
             yield self.state
 
     def _announcers(self) -> list[Observer]:
-        return [Announcer(self.console, self.config.rounds)]
+        return [Announcer(self.console, self.config.rounds, self.state.records)]
 
     def prepare(self) -> None:
         """The first look at the images, before any iteration: bad ones, noise spectra. Collective."""
@@ -215,9 +215,10 @@ class Reconstruction:
             selection = self._select(scores, self.slab.valid, self._relaxation(state.iteration + 1))
             if scores.nearby is not None:
                 search_nearby = NearbySchedule.worthwhile(_small_errors(selection))
-            self._log_sort(state.iteration + 1, 0, self.slab.valid, selection)
-            selection = self.poses.place(selection, scores.honest(self.engine.folds))
-        return selection, search_nearby
+            placed = self.poses.place(selection, scores.honest(self.engine.folds))
+            more = {"kept_found": int((placed.kept & ~selection.kept).sum())} if self.poses.searches else {}
+            self._log_sort(state.iteration + 1, 0, self.slab.valid, selection, **more)
+        return placed, search_nearby
 
     def _after_first_search(self, state: State) -> tuple[Scores, bool]:
         """What to select by, and whether there are small errors to look for.
@@ -330,7 +331,7 @@ class Reconstruction:
             chosen = replace(chosen, centre_=now.centre_, scale_=now.scale_)
         return iteration_record(self, state, chosen)
 
-    def _log_sort(self, iteration: int, sort: int, rows: np.ndarray, chosen: Selection) -> None:
+    def _log_sort(self, iteration: int, sort: int, rows: np.ndarray, chosen: Selection, **more: int) -> None:
         """What this rank sorted, before and after."""
         if not self.config.rule.scores:
             return
@@ -340,7 +341,7 @@ class Reconstruction:
         self.log.sort_record(
             iteration, self.config.sort_scope, sort,
             ids[mine], chosen.distance[mine], ids[order], chosen.distance[order], chosen.kept[order],
-            None if flags is None else flags[order],
+            None if flags is None else flags[order], **more,
         )  # fmt: skip
 
 
