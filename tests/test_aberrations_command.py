@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from test_cryosparc import columns, save_cs
+from test_weights import star_file
 
+import mpirecon as mr
 from mpirecon.cli import run as mpirecon
 from mpirecon.cli.aberrations import command
 from mpirecon.parallel.console import Console
@@ -243,7 +245,7 @@ def test_ranks_agree(tmp_path, images, mpirun):
         assert theirs["terms"][name]["coefficient"] == pytest.approx(term["coefficient"], abs=1e-3)
 
 
-def test_a_cryosparc_file_whose_signs_are_reported_by_its_images(tmp_path):
+def test_a_cryosparc_file_whose_signs_are_reported_by_its_images(tmp_path, capsys):
     """Images as cryoSPARC's own code would have them:
     the other sign is found out, and what is then advised is right."""
     p, rows = particles(), {"ctf/tilt_A": (80000.0, -30000.0), "ctf/trefoil_A": (90000.0, 60000.0)}
@@ -276,8 +278,8 @@ def test_a_cryosparc_file_whose_signs_are_reported_by_its_images(tmp_path):
             assert code == 2 - round_
             assert verdicts == ({"beam tilt": WRONG_SIGN} if code else {"beam tilt": RIGHT, "trefoil": RIGHT})
             if code:
-                assert mpirecon(["aberrations", str(tmp_path / "run"), "--star", str(tmp_path / "refined.star"),
-                                 "-q"]) == 1
+                assert mpirecon(["aberrations", str(tmp_path / "run"), "--star", str(tmp_path / "refined.star")]) == 1
+                assert "refined.star: all particles, with what was found in their optics" in capsys.readouterr().out
             assert result["advice"] == (
                 ["import again with --cs-aberrations=all, and reconstruct again"] if code else []
             )
@@ -346,6 +348,7 @@ def test_only_what_is_beyond_doubt_is_written(tmp_path, images):
     refined = found.refined(replace(true, odd=-true.odd))
     assert np.abs(refined.odd[0] - true.odd[0])[2:].max() < 60 and np.abs(refined.odd[0] + true.odd[0]).max() > 150
     np.testing.assert_allclose(refined.odd[1], -true.odd[1])
+    assert found.informative == [1]
     with pytest.raises(UserError, match="were not imported, so that no STAR file"):
         tell(folder, "--star", tmp_path / "r.star")
 
@@ -364,6 +367,16 @@ def test_images_are_compared_at_the_poses_that_the_run_used(tmp_path, images):
     assert tell(folder)[0] == right
 
 
+def test_the_command_says_where_nothing_significant_was_found(tmp_path, capsys):
+    particles = mr.simulate(mr.phantom(24, 5.0), 200, snr=0.3, seed=4)
+    mr.reconstruct(star_file(tmp_path, particles, [1] * 200), tmp_path / "run")
+    assert mpirecon(["aberrations", str(tmp_path / "run"), "--star", str(tmp_path / "same.star")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "same.star: all particles, with their aberrations as they were imported: nothing significant was" in said
+    given, same = (read_star(tmp_path / f"{name}.star")["optics"] for name in ("set", "same"))
+    assert list(given.columns) == list(same.columns)
+
+
 def test_verdicts_are_about_the_nearest():
     shares = {"beam tilt": (0.9, 0.05), "trefoil": (0.5, 0.05), "tetrafoil": (-1.0, 0.4)}
     found = FoundAberrations([], (30.0, 4.0), False, shares)
@@ -378,6 +391,8 @@ def test_folders_that_are_no_run_are_refused(tmp_path, images):
     folder = reconstruct(tmp_path, images, planted())
     with pytest.raises(UserError, match="Fourier samples: too few"):
         tell(folder, "--band", "12.1:11.9")
+    with pytest.raises(UserError, match="from 1000 to 900 Å .* give a wider --band, to 30 Å or finer"):
+        tell(folder, "--band", "1000:900")
     (folder / "half2.mrc").unlink()
     with pytest.raises(UserError, match="half2.mrc is missing"):
         tell(folder)

@@ -61,6 +61,9 @@ def test_a_run_compared_with_itself_has_no_differences(folder, tmp_path):
     assert (found.settings == [] and found.correlation == pytest.approx(1) and found.counts["both"] == 128
             and found.counts["first"] == 0)
     assert found.between["fsc_unmasked"] == pytest.approx(1) and found.crossing(0.5) is None
+    assert found.notes == []
+    twice = mr.compare(folder / "one", folder / "two" / ".." / "one")  # one folder by two names
+    assert len(twice.notes) == 1 and twice.notes[0].endswith("are one folder: this is a run beside itself")
     assert "No setting differs." in repr(found) and "The two maps agree up to Nyquist" in repr(found)
 
 

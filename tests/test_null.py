@@ -141,6 +141,11 @@ def test_chance_is_what_independent_noise_gives():
     assert assess(np.zeros(65), np.zeros(65), 128, 0.5).limit == LARGEST_MEAN
 
 
+def test_the_help_has_the_verdicts_limits(cli):
+    text = " ".join(cli("null", "--help").stdout.split())
+    assert f"outside ±{LARGEST_MEAN:g}, or in small boxes outside three times what chance gives" in text
+
+
 def test_ranks_share_one_verdict(mpirun, particles, tmp_path):
     command = ["-m", "mpirecon", "null", particles, "--loss", "sorted", "--keep", "0.5", "--iterations", "2"]
     result = mpirun(3, [*command, "-o", tmp_path / "three"])

@@ -62,6 +62,7 @@ def refuse(cli, tmp_path):
         (("--symmetry", "E7"), ("E7", "C1, C2", "D1, D2", "I3, I4"), 1),
         (("--backend", "cuda"), ("--backend cuda", "--backend cpu"), 1),
         (("--max-resolution", "3"), ("Nyquist", "16 Å"), 1),
+        (("--max-resolution", "1000"), ("--max-resolution 1000 Å is coarser than the box", "give at most 128 Å"), 1),
         (("--diameter", "500"), ("--diameter 500", "at most"), 1),
         (("--score-band", "10:60"), ("coarser resolution first",), 2),
         (("--score-band", "fine"), ("60:12",), 2),

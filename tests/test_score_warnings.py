@@ -1,4 +1,4 @@
-"""What `mpirecon score` warns of: maps in the order of the other half sets, and of the other contrast."""
+"""What `mpirecon score` warns of: maps in the order of the other half sets, and of the other contrast. And its help."""
 
 import numpy as np
 import pytest
@@ -57,3 +57,9 @@ def test_inverted_maps_say_nothing_of_shifts(tmp_path, cli):
     texts = warnings(*(mr.Volume(-half.array, 8.0) for half in run.half_maps), particles)
     assert len(texts) == 1 and "contrast (protein bright)" in texts[0]
     assert np.median(mr.score(*run.half_maps, particles)["score_other"]) > 0
+
+
+def test_weights_are_described_as_they_count(cli):
+    text = " ".join(cli("score", "--help").stdout.split())
+    assert "Particles of weight 0 count nowhere and have no numbers, all others count alike" in text
+    assert "of the loss" not in text

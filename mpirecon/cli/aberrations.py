@@ -53,7 +53,7 @@ def command(comm, folder, band, star, particles, threads, as_json, overwrite, qu
             _print_json(found)
         _print(console, folder, found)
         if star is not None:
-            console.say(f"wrote {star}: all particles, with what was found in their optics groups")
+            console.say(f"wrote {star}: all particles, {_written(found)}")
     return int(found.contradicted)
 
 
@@ -81,6 +81,17 @@ def _print(console: Console, folder, found) -> None:
         console.say(text)
     for text in found.advice:
         console.say(f"→ {text}")
+
+
+def _written(found) -> str:
+    """What aberrations the particles of --star have."""
+    replaced = found.informative
+    if not replaced:
+        return "with their aberrations as they were imported: nothing significant was found"
+    if len(replaced) == len(found.groups):
+        return "with what was found in their optics groups"
+    return (f"with what was found in {len(replaced)} of {len(found.groups)} optics groups; in the others nothing "
+            "significant was, and their aberrations are as they were imported")
 
 
 def _numbers(values) -> str:

@@ -137,7 +137,7 @@ def _task(file, particles, box, pixel_size, options, reading):
     from mpirecon.batch.forecast import Task
     from mpirecon.batch.rank_table import Size
     from mpirecon.solvers.config import Config
-    from mpirecon.solvers.first_checks import check_given, refuse_beyond_nyquist
+    from mpirecon.solvers.first_checks import check_given, refuse_limit
 
     config = Config(**options)
     if file is None and (particles is None or box is None):
@@ -156,7 +156,7 @@ def _task(file, particles, box, pixel_size, options, reading):
         if config.max_resolution is not None and pixel_size is None:
             raise UserError("--max-resolution is in Å: give --pixel-size too")
         if pixel_size is not None:
-            refuse_beyond_nyquist(config, pixel_size, f"--pixel-size {pixel_size:g}")
+            refuse_limit(config, pixel_size, box, f"--pixel-size {pixel_size:g}")
         if config.group_by is not None and config.folds is None:
             raise UserError("--group-by makes 4 folds or 8, by the groups of the particle file; give that, or --folds")
     return lambda kept: Task.of(size, config, kept)

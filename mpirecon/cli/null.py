@@ -32,7 +32,8 @@ _HELP = """Replace the images of PARTICLES by noise and reconstruct: the half ma
 
 Each image is replaced by pure noise with the same power spectrum; poses, CTFs and half sets stay. All options of reconstruct
 that change its result apply, so that the selection of a run is tested on its own set. If the half maps agree
-nevertheless, the selection has created spurious resolution: the exit code is 1 if their mean FSC beyond shell 5 exceeds 0.02.
+nevertheless, the selection has created spurious resolution: the exit code is 1 if their mean FSC beyond shell 5 is
+outside ±0.02, or in small boxes outside three times what chance gives there, if that is more.
 
 \b
 Example:

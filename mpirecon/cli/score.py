@@ -11,7 +11,7 @@ from mpirecon.cli.reading import READING, reading_of
 
 #: options of reconstruct that say how particles are compared with maps
 _SHARED = (
-    "max_resolution", "score_band", "diameter", "weights", "normalise", "skip_bad", "padding", "threads", "memory",
+    "max_resolution", "score_band", "diameter", "normalise", "skip_bad", "padding", "threads", "memory",
     "half_precision", "backend", "transport", "overwrite", "quiet", "verbose",
 )  # fmt: skip
 
@@ -66,6 +66,10 @@ command = DocumentedCommand(
         click.Option(["--distance"], type=click.Choice(["raw", "whitened", "explained", "correlation"]),
                      default="explained",
                      show_default=True, help="What distance_own and distance_other are."),
+        click.Option(["--weights"], metavar="COLUMN|FILE:COLUMN",
+                     help="Particles of weight 0 count nowhere and have no numbers, all others count alike: a column "
+                     "of the imported table (e.g. rlnParticleFigureOfMerit), or of a CSV file or a run's "
+                     "particles.h5."),
         *(p for p in reconstruct.command.params if isinstance(p, click.Option) and p.name in _SHARED),
         *(p for p in READING if p.name not in _NOT_READ),
     ],

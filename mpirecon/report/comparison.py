@@ -141,6 +141,12 @@ class Comparison:
         return (self.runs[0], self.matched.first), (self.runs[1], self.matched.second)
 
 
+def _one_folder(folders: tuple[Path, Path]) -> list[str]:
+    first, second = folders
+    same = Path(first).resolve() == Path(second).resolve()
+    return [f"{first} and {second} are one folder: this is a run beside itself"] if same else []
+
+
 def compare_runs(folders: tuple[Path, Path], particles: tuple[Path | None, Path | None] = (None, None)) -> Comparison:
     """Read two finished runs and set them beside each other.
 
@@ -155,7 +161,8 @@ def compare_runs(folders: tuple[Path, Path], particles: tuple[Path | None, Path 
                  for folder in folders)
     matched, notes = _match(folders, runs, particles)
     between, why = _between(folders, runs)
-    return Comparison(runs, between, matched, _settings(*(run.summary for run in runs)), [*notes, *why],
+    return Comparison(runs, between, matched, _settings(*(run.summary for run in runs)),
+                      [*_one_folder(folders), *notes, *why],
                       particles)
 
 

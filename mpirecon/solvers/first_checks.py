@@ -15,7 +15,7 @@ from mpirecon.solvers.mask import make_mask
 def check_given(file: ParticleFile, config: Config, reference: Path | None = None) -> None:
     """Raise UserError, as a run would, for a mask, weights, a reference map, a diameter or a resolution that is none for
     these particles."""
-    refuse_beyond_nyquist(config, file.pixel_size, file.path)
+    refuse_limit(config, file.pixel_size, file.box, file.path)
     make_mask(file, config)
     if config.weights is not None:
         read_weights(file, config.weights)
@@ -23,8 +23,12 @@ def check_given(file: ParticleFile, config: Config, reference: Path | None = Non
         read_map(reference)
 
 
-def refuse_beyond_nyquist(config: Config, pixel_size: float, of: str | Path) -> None:
-    """Raise UserError where a finer resolution is asked for than the pixels of a set hold. of : what says their size"""
-    if config.max_resolution is not None and config.max_resolution < 2 * pixel_size:
-        raise UserError(f"--max-resolution {config.max_resolution:g} Å is beyond Nyquist, {2 * pixel_size:g} Å for "
-                        f"{of}")
+def refuse_limit(config: Config, pixel_size: float, box: int, of: str | Path) -> None:
+    """Raise UserError where a finer resolution is asked for than the pixels of a set hold, or a coarser one than its box
+    does. of : what says their size"""
+    limit, width = config.max_resolution, box * pixel_size
+    if limit is not None and limit < 2 * pixel_size:
+        raise UserError(f"--max-resolution {limit:g} Å is beyond Nyquist, {2 * pixel_size:g} Å for {of}")
+    if limit is not None and limit > width:
+        raise UserError(f"--max-resolution {limit:g} Å is coarser than the box is wide, and leaves no signal: give at "
+                        f"most {width:g} Å for {of}")

@@ -49,6 +49,7 @@ from mpirecon.validate.found_aberrations import (
 from mpirecon.validate.phase_fit import PhaseSums
 
 _BATCH_SAMPLES = 2**20  # complex numbers of a batch's images
+_FIRST = 1.5  # pixels of a transform: a half plane that ends before holds nothing
 _COARSEST = 30.0  # Å: coarser, solvent and masks matter more than lenses
 
 
@@ -193,12 +194,13 @@ class _Comparison:
         self.file, self.known = file, known
         width = file.box * file.pixel_size
         coarsest, finest = width / band[0], width / band[1]
-        plane = HalfPlane.of(file.box, min(finest, file.box / 2), stretch=known.stretch)
-        chosen = np.hypot(plane.kx, plane.ky) >= coarsest
+        plane = HalfPlane.of(file.box, max(min(finest, file.box / 2), _FIRST), stretch=known.stretch)
+        radius = np.hypot(plane.kx, plane.ky)
+        chosen = (radius >= coarsest) & (radius < finest)
         if chosen.sum() < 20:
             raise UserError(f"from {band[0]:g} to {band[1]:g} Å these images of {file.box} pixels of "
                             f"{file.pixel_size:g} Å have {int(chosen.sum())} Fourier samples: too few to measure "
-                            "phases; give a wider --band")
+                            f"phases; give a wider --band, to {width / 4:g} Å or finer")
         plane = replace(plane, kx=plane.kx[chosen], ky=plane.ky[chosen], shell=plane.shell[chosen],
                         multiplicity=plane.multiplicity[chosen])
         self.plane, self.shell = plane, plane.shell - plane.shell.min()

@@ -26,7 +26,7 @@ from mpirecon.robust.distances import Distance
 from mpirecon.search.warm import steps as search_steps
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
-from mpirecon.solvers.first_checks import refuse_beyond_nyquist
+from mpirecon.solvers.first_checks import refuse_limit
 from mpirecon.solvers.mask import agree_on_mask, make_mask, mask_in_words
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, groups_and_families
@@ -210,7 +210,7 @@ def _memory(config: Config, neighbours: int) -> int:
 def _backend(file: ParticleFile, config: Config, place: Placement, neighbours: int, log) -> Backend:
     limit = None
     if config.max_resolution is not None:
-        refuse_beyond_nyquist(config, file.pixel_size, file.path)
+        refuse_limit(config, file.pixel_size, file.box, file.path)
         limit = file.box * file.pixel_size / config.max_resolution + 0.5
     device = {"device": place.index, "sharing": place.sharing, "log": log} if place.backend == "cuda" else {}
     on_cpu = {"half_precision": config.half_precision, "threads": _threads(config, neighbours),

@@ -146,6 +146,11 @@ class FoundAberrations:
                 even[row, :9] = even_zernike(group.even, group.edge)
         return replace(known, odd=odd, even=even)
 
+    @property
+    def informative(self) -> list[int]:
+        """Optics groups of which `refined` takes what was found."""
+        return [g.group for g in self.groups if any(_informative(g.terms, odd) for odd in (True, False))]
+
     def verdicts(self) -> dict[str, str]:
         """Name of each imported term → RIGHT, WRONG_SIGN, ABSENT, OTHER (size), MIXED (groups differ) or UNTOLD."""
         return {name: MIXED if self._apart(name) else _verdict(*share) for name, share in self.shares.items()}
