@@ -200,7 +200,7 @@ def test_a_command_that_searches_is_forecast_as_one():
     set_of = ("--particles", 40000, "--box", 64, "--loss", "posterior", *HERE)
     search = ("--poses", "refine", "--search-offset", "8.0", "--search-sigma", "5.0")
     without, searched = told(*set_of), told(*set_of, *search)
-    for a, b in zip(without["rows"], searched["rows"], strict=True):
+    for a, b in zip(without["rows"], searched["rows"]):  # on more ranks only searches gain
         assert b["seconds"] > 1.2 * a["seconds"] and b["memory_per_rank"] > a["memory_per_rank"]
     assert " ".join(search) in searched["commands"][0]
     with pytest.raises(mr.UserError, match="--search-offset applies to --poses rescue and refine"):
