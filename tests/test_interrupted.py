@@ -13,12 +13,19 @@ from mpirecon.cli.ending import Ended, ended_by_signals, outcome
 from mpirecon.io.atomic import atomic_path, temporary_name
 
 
-def simulate(target, count, before=(), **options) -> subprocess.Popen:
+def by_default() -> None:
+    """Have signals as a terminal gives them to a command: nohup, and shells for what they run behind, have some
+    ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def simulate(target, count, before=(), preexec_fn=by_default) -> subprocess.Popen:
     """In the background, so that its file is there and far from complete."""
     words = [*before, sys.executable, "-m", "mpirecon", "simulate", "--phantom", "--particles", count, "--box", 64,
              "-o", target]
     process = subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=_clean_environment(**_SMALL_MACHINE), **options)
+                               env=_clean_environment(**_SMALL_MACHINE), preexec_fn=preexec_fn)
     deadline = time.monotonic() + 60
     while not hidden(target.parent):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
