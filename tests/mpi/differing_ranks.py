@@ -4,10 +4,14 @@ Each case must end with an error on all ranks, and none of them wait for another
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
 
 import mpirecon as mr
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from on_ranks import said_on_ranks  # noqa: E402
 
 comm = mr.world()
 second = comm.rank == 1
@@ -66,12 +70,7 @@ if len(sys.argv) > 2:  # decided by messages between the ranks
     cases = {name: case for name, case in cases.items() if name.startswith(("a loss", "a distance"))}
 for name, (call, options, words) in cases.items():
     calls.clear()
-    try:
-        call(particles, comm=comm, **options)
-        said = "nothing"
-    except (mr.UserError, ValueError) as error:
-        said = str(error)
-    seen = comm.allgather(said)
+    seen = said_on_ranks(comm, lambda call=call, options=options: call(particles, comm=comm, **options))
     wanted = (words,) * 2 if isinstance(words, str) else words
     assert all(word in text for word, text in zip(wanted, seen)), (name, seen)
     assert not isinstance(words, str) or seen[0] == seen[1] and "rank 1" in seen[0] or "nan" in seen[0], (name, seen)

@@ -4,6 +4,7 @@ Each case must end with an error on all ranks, and none of them wait for another
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from mpirecon.robust.rules import Rule
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.kinds import SolverKind, add_solver
 from mpirecon.solvers.normal import NormalSolver
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from on_ranks import said_on_ranks  # noqa: E402
 
 comm = mr.world()
 particles = mr.open(sys.argv[1])
@@ -121,12 +125,7 @@ cases = {
     "two solvers": ({"solver": "mine"}, "solver is another definition of mine on rank 0 than on rank 1"),
 }  # fmt: skip
 for name, (options, words) in cases.items():
-    try:
-        mr.reconstruct(particles, **options, **FAST)
-        said = "nothing"
-    except (mr.UserError, ValueError) as error:
-        said = str(error)
-    seen = comm.allgather(said)
+    seen = said_on_ranks(comm, lambda options=options: mr.reconstruct(particles, **options, **FAST))
     wanted = (words,) * 2 if isinstance(words, str) else words
     assert all(word in text for word, text in zip(wanted, seen)), (name, seen)
 assert mr.reconstruct(particles, loss="fair", **FAST).kept.all()
