@@ -117,8 +117,7 @@ def test_what_cannot_be_walked_is_refused_before_anything_is_written(few, tmp_pa
     assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("options", [{"solver": "gradient"}, {"poses": "rescue"}, {"space": "real"},
-                                     {"sort_scope": "batch"},
+@pytest.mark.parametrize("options", [{"solver": "gradient"}, {"space": "real"}, {"sort_scope": "batch"},
                                      {"random_draws": 0},
                                      {"schedule": "sieve", "high_pass": (3, 50)}, {"steps": [1.5]},
                                      {"schedule": "twice"}])
@@ -128,6 +127,12 @@ def test_scripts_get_an_error_for_what_a_path_does_not_do(few, options):
         mr.path(few, null=False, **options)
     with pytest.raises(TypeError, match="fold"):
         mr.path(few, fold=3)
+
+
+@pytest.mark.parametrize("schedule", ["once", "rescore", "sieve"])
+def test_a_search_of_poses_is_refused_before_the_first_run(few, schedule):
+    with pytest.raises(UserError, match="--poses rescue: the steps of a path are made at the given poses"):
+        mr.path(few, schedule=schedule, poses="rescue")
 
 
 @pytest.mark.parametrize("steps", ["2", "0", "x", "1"])

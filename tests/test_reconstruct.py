@@ -8,6 +8,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+import mpirecon as mr
 from mpirecon.io.mrc import read_map
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.masks import soft_sphere
@@ -320,3 +321,10 @@ def test_the_fsc_that_is_reported_is_that_of_the_half_maps_that_are_written(opti
     with open(tmp_path / "run" / "fsc.csv", newline="") as file:
         told = [float(row["fsc"]) for row in csv.DictReader(file)]
     np.testing.assert_allclose(told, fsc(first, second, soft_sphere(box, radius, 4)), atol=2e-6)
+
+
+def test_a_fraction_of_correct_particles_that_is_given_is_no_estimate():
+    particles = mr.simulate(mr.phantom(24, 5.0), 300, snr=0.5, error_rate=0.3, seed=1)
+    given, found = (mr.reconstruct(particles, loss="posterior", iterations=2, **keep) for keep in ({"keep": 0.5}, {}))
+    assert given.keep is None and 0 < found.keep < 1
+    assert "fraction correct, estimated" not in (given.folder / "report.html").read_text()
