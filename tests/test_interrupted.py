@@ -5,12 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+import types
 
+import h5py
 import pytest
 from conftest import _SMALL_MACHINE, _clean_environment, find_mpirun
 
 from mpirecon.cli.ending import Ended, ended_by_signals, outcome
-from mpirecon.io.atomic import atomic_path, temporary_name
+from mpirecon.io.atomic import atomic_path, new_temporary, temporary_name
+from mpirecon.io.shared_hdf5 import SharedHdf5
+from mpirecon.parallel.comm import SerialCommunicator
 
 
 def by_default() -> None:
@@ -76,6 +81,112 @@ def test_what_a_library_makes_of_it_is_the_end_all_the_same():
     with ended_by_signals():
         assert outcome(lambda: 1).code == 1
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_nothing_is_raised_in_the_midst_of_hdf5(tmp_path, number):
+    """h5py's identifiers would be left half made, and HDF5 crash when the process ends."""
+    done, raised = [], []
+
+    def strike(frame, event, _):
+        if frame.f_globals["__name__"] == "h5py._hl.attrs" and frame.f_code.co_name == "create":
+            sys.setprofile(None)
+            os.kill(os.getpid(), number)
+
+    def writes():
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            sys.setprofile(strike)
+            try:
+                file.attrs.create("name", 1)
+                done.append(file.attrs["name"])
+            except BaseException as error:
+                raised.extend(frame.filename for frame in traceback.extract_tb(error.__traceback__))
+                assert file.attrs["name"] == 1
+                raise
+        return 0
+
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        with ended_by_signals():
+            assert outcome(writes).code == 128 + number
+    finally:
+        signal.signal(number, before)
+    assert raised and not done and not any("h5py" in name for name in raised) and sys.gettrace() is None
+
+
+def struck(number, module: str, name: str = "any"):
+    """A function of that name, of a module of that name, that is met by a signal; ``went_on`` says whether it went
+    on."""
+    def strikes():
+        os.kill(os.getpid(), number)
+        sum(range(1000))
+        went_on.append(1)
+
+    went_on = []
+    code = strikes.__code__.replace(co_name=name)
+    return types.FunctionType(code, {**globals(), "__name__": module}, name, None, strikes.__closure__), went_on
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("module", "name", "goes_on"), [
+    ("h5py._hl.files", "any", True), ("importlib._bootstrap", "any", True), ("concurrent.futures.thread", "any", True),
+    ("threading", "__exit__", True), ("logging", "any", True), ("threading", "wait", False), ("h5", "any", False)])
+def test_what_holds_a_lock_goes_on_before_a_signal_is_met(number, module, name, goes_on):
+    within, went_on = struck(number, module, name)
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        with ended_by_signals():
+            assert outcome(lambda: within() or 0).code == 128 + number
+    finally:
+        signal.signal(number, before)
+    assert bool(went_on) == goes_on
+
+
+def test_what_calls_back_goes_on_to_its_own_end():
+    """Such as visititems of h5py, whose callback reads."""
+    within, _ = struck(signal.SIGTERM, "h5py.inner")
+    ended = []
+
+    def visits(callback):
+        callback()
+        ended.append(1)
+
+    visit = types.FunctionType(visits.__code__, {"__name__": "h5py.outer"}, "visits", None, visits.__closure__)
+    with ended_by_signals():
+        assert outcome(lambda: visit(lambda: within()) or 0).code == 143
+    assert ended
+
+
+def test_the_second_signal_is_met_at_once(monkeypatch):
+    within, went_on = struck(signal.SIGTERM, "h5py.any")
+    inner = within.__globals__["os"].kill
+    monkeypatch.setattr(os, "kill", lambda *which: [inner(*which), sum(range(1000)), inner(*which)])
+    with ended_by_signals():
+        assert outcome(lambda: within() or 0).code == 143
+    assert not went_on
+
+
+def test_files_that_a_signal_left_go_as_the_command_ends(tmp_path):
+    def leaves():
+        new_temporary(tmp_path / "a.h5").write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    with ended_by_signals():
+        assert outcome(leaves).code == 143
+    assert not os.listdir(tmp_path)
+
+
+def test_a_file_that_was_not_wholly_opened_is_closed(tmp_path, monkeypatch):
+    """HDF5 would close it when Python has ended, through an object of Python, and crash."""
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    before = h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
+    monkeypatch.setattr("mpirecon.io.shared_hdf5.os.open", interrupted)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        SharedHdf5(tmp_path / "a.h5", SerialCommunicator())
+    assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) == before and kept
 
 
 def test_a_signal_that_somebody_else_listens_to_stays_theirs():

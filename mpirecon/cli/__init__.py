@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import os
 import sys
 import time
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import click
@@ -116,13 +118,13 @@ def run(arguments: list[str]) -> int:
     global began
     began = time.time()
     held = _command_of(arguments) in ("reconstruct", "path", "relion")
-    with on_the_command_line(), held_signals() if held else ended_by_signals():
+    with on_the_command_line(), held_signals() if held else nullcontext(), ended_by_signals():
         try:
             return _run(arguments)
-        except Ended:  # before the command began, or after it had ended
+        except (Ended, KeyboardInterrupt) as error:  # before the command began, or after it had ended
             if (launcher := find_launcher()) is not None and (launcher.size or 1) > 1:
                 let_launcher_end(launcher.rank or 0)
-            return end_alone(outcome(lambda: _raise(Ended())))
+            return end_alone(outcome(functools.partial(_raise, error)))
 
 
 def _run(arguments: list[str]) -> int:

@@ -28,6 +28,13 @@ INTERRUPTED = 130
 #: seconds in which more signals to end change nothing: what is half-written is being removed
 _REMOVING = 5.0
 
+#: packages in which no signal raises: HDF5 is left with identifiers half made, and fails with errors of its own or
+#: crashes when the process ends; the others are left with a lock held, for which another thread then waits for ever
+_BRITTLE = {"h5py", "importlib", "threading", "concurrent", "queue", "logging"}
+
+#: functions of threading that are made to be left so, and may take long
+_WAITING = {"wait", "join", "_wait_for_tstate_lock"}
+
 #: the signal to end that ended_by_signals has met
 _received: list[signal.Signals] = []
 
@@ -40,14 +47,23 @@ class Ended(BaseException):
 def ended_by_signals() -> Iterator[None]:
     """Meanwhile SIGTERM and SIGHUP, of schedulers and closed terminals, end a command as Ctrl-C does, so that what it
     has half-written goes. A signal that is ignored (nohup), or that somebody else listens to, stays so."""
-    last = -math.inf
+    last, waits = -math.inf, False
+
+    def end(number: int) -> None:
+        nonlocal last
+        last = time.monotonic()
+        _received.append(signal.Signals(number))
+        raise KeyboardInterrupt if number == signal.SIGINT else Ended
 
     def receive(number: int, frame) -> None:
-        nonlocal last
-        if time.monotonic() - last > _REMOVING:
-            last = time.monotonic()
-            _received.append(signal.Signals(number))
-            raise Ended
+        nonlocal waits
+        if time.monotonic() - last <= _REMOVING:
+            return
+        if waits or (caller := _caller_of_brittle(frame)) is None:
+            end(number)
+        waits = True  # once: who repeats the signal may be waiting for a file system
+        caller.f_trace = lambda *_: end(number)
+        sys.settrace(lambda *_: None)
 
     def again(lost) -> None:
         """Python drops what is raised in a callback of its own, such as of a weak reference: raise it once more."""
@@ -60,17 +76,34 @@ def ended_by_signals() -> Iterator[None]:
 
     _received.clear()
     hook, sys.unraisablehook = sys.unraisablehook, again
-    ours = []
+    before = {}
     if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
-        ours = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    ours = {n: how for n, how in before.items() if how in (signal.SIG_DFL, signal.default_int_handler)}
     for number in ours:
         signal.signal(number, receive)
     try:
         yield
     finally:
         sys.unraisablehook = hook
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+        for number, how in ours.items():
+            signal.signal(number, how)
+
+
+def _caller_of_brittle(frame):
+    """The frame that comes back to our code, if `frame` is within what must not be left in its midst; else None."""
+    caller = None
+    if _package(frame) == "threading" and frame.f_code.co_name in _WAITING:
+        return None
+    while frame is not None:
+        if _package(frame) in _BRITTLE:
+            caller = frame.f_back
+        frame = frame.f_back
+    return caller
+
+
+def _package(frame) -> str:
+    return frame.f_globals.get("__name__", "").partition(".")[0]
 
 
 class Outcome(NamedTuple):
@@ -84,15 +117,20 @@ class Outcome(NamedTuple):
 def let_launcher_end(rank: int) -> None:
     """After a signal to end: mpirun sends it to all its ranks, and kills them a fifth of a second later; what they
     would say then hides why. A rank that lives on speaks for itself, the first one first."""
-    if _received:
+    if _received and _received[0] != signal.SIGINT:
         time.sleep(1.0 + (rank > 0))
 
 
 def outcome(function: Callable[[], int]) -> Outcome:
     """Run `function`, which returns an exit code, and say how it ended. Never raises."""
     found = _outcome(function)
-    if found.code and _received:  # whatever a library has made of Ended
-        return Outcome(128 + _received[0], f"Interrupted by {_received[0].name}.", urgent=True)
+    if _received:
+        from mpirecon.io.atomic import remove_begun  # here: it is slow to import
+
+        remove_begun()
+    if _received and found.code not in (0, 128 + _received[0]):  # whatever a library has made of Ended
+        by = "" if _received[0] == signal.SIGINT else f" by {_received[0].name}"
+        return Outcome(128 + _received[0], f"Interrupted{by}.", urgent=True)
     return found
 
 

@@ -30,6 +30,9 @@ _ASIDE = ".unfinished-"
 #: what temporary_name gives: the target, the process, and where that runs
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)(?:-([0-9a-f]+))?\.tmp")
 
+#: files and folders of this process that are to be renamed or removed
+_begun: set[Path] = set()
+
 
 def hidden_name_of(name: str) -> str | None:
     """The name of the file that a temporary name stands for; None where it is no temporary name."""
@@ -111,7 +114,19 @@ def new_temporary(path: Path) -> Path:
             if found and found[1] == path.name and found[3] and found[3] == _where() and not _runs(int(found[2])):
                 with suppress(OSError):
                     os.unlink(entry.path)
-    return temporary_name(path)
+    _begun.add(temporary := temporary_name(path))
+    return temporary
+
+
+def remove_begun() -> None:
+    """Remove what this process has written of files that are not complete, as it ends: a signal that comes between a
+    file's beginning and the block that would remove it leaves it there."""
+    for path in list(_begun):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 @functools.cache
@@ -158,6 +173,7 @@ def atomic_path(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # on a read-only file system not even what is not there can be removed
             temporary.unlink(missing_ok=True)
+        _begun.discard(temporary)
 
 
 @contextmanager
@@ -171,7 +187,7 @@ def atomic_files(folder: str | os.PathLike) -> Iterator[Path]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder))
+        _begun.add(staging := Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder)))
     except OSError as error:
         raise write_failed(folder, error) from error
     try:
@@ -184,3 +200,4 @@ def atomic_files(folder: str | os.PathLike) -> Iterator[Path]:
         raise write_failed(folder, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        _begun.discard(staging)

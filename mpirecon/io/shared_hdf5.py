@@ -39,17 +39,24 @@ class SharedHdf5:
         self.path, self.comm = path, comm
         self.file = self._target = self._number = None
         self._places: dict[str, tuple[int, np.dtype, int]] = {}
-        with together(comm):
-            if comm.rank == 0:
+        try:
+            self._open(shown or path)
+        except BaseException:
+            self.discard()  # HDF5 would close it after Python has ended, and crash for its target is gone by then
+            raise
+
+    def _open(self, shown: Path) -> None:
+        with together(self.comm):
+            if self.comm.rank == 0:
                 try:
-                    self._target = Hdf5Target(path)
+                    self._target = Hdf5Target(self.path)
                 except OSError as error:
-                    raise write_failed(shown or path, error) from error
+                    raise write_failed(shown, error) from error
                 self.file = h5py.File(
                     self._target, "w", libver=_FORMAT, alignment_threshold=_PAGE, alignment_interval=_PAGE
                 )
-        with together(comm):
-            self._number = os.open(path, os.O_WRONLY)
+        with together(self.comm):
+            self._number = os.open(self.path, os.O_WRONLY)
 
     @property
     def failure(self) -> OSError | None:
