@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,6 +26,7 @@ from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.io.star import read_star, write_star
 from mpirecon.model import ParticleSet, Pose, make_ctf
 from mpirecon.model.aberrations import Aberrations, even_order, odd_order, tilt_coefficients, zernike_sum
+from mpirecon.model.pose_state import FOUND, REFINED
 from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.simulation.dataset import multiply_by_ctf
@@ -375,6 +377,30 @@ def test_the_command_says_where_nothing_significant_was_found(tmp_path, capsys):
     assert "same.star: all particles, with their aberrations as they were imported: nothing significant was" in said
     given, same = (read_star(tmp_path / f"{name}.star")["optics"] for name in ("set", "same"))
     assert list(given.columns) == list(same.columns)
+
+
+def test_poses_that_the_run_found_are_written_with_the_aberrations(tmp_path, capsys):
+    particles = mr.simulate(mr.phantom(24, 5.0), 200, snr=0.3, seed=4)
+    mr.reconstruct(star_file(tmp_path, particles, [1] * 200), tmp_path / "run")
+    with h5py.File(tmp_path / "run" / "particles.h5", "r+") as file:
+        given = file["shift"][:]
+        found = Pose(np.roll(file["quaternion"][:], 1, axis=0), given + 5.0)
+        state = np.zeros(200, "u1")
+        state[[3, 7]] = REFINED, FOUND
+        file["quaternion"][[3, 7]], file["shift"][[3, 7]] = found.quaternion[[3, 7]], found.shift[[3, 7]]
+        file.pop("pose_state", None)
+        file["pose_state"] = state
+    assert mpirecon(["aberrations", str(tmp_path / "run"), "--star", str(tmp_path / "new.star")]) in (0, 1)
+    assert "new.star: 2 poses are those that the run found" in " ".join(capsys.readouterr().out.split())
+    new, old = (read_star(tmp_path / f"{name}.star")["particles"] for name in ("new", "set"))
+    angles = np.stack([new[f"rlnAngle{name}"].astype(float) for name in ("Rot", "Tilt", "Psi")], axis=1)
+    origin = np.stack([new[f"rlnOrigin{axis}Angst"].astype(float) for axis in "XY"], axis=1)
+    wanted = np.where(state[:, None] > 0, found.shift, given)
+    turned = Pose.from_euler(*angles.T).quaternion[[3, 7]]
+    np.testing.assert_allclose(np.abs(np.sum(turned * found.quaternion[[3, 7]], axis=1)), 1, atol=1e-6)
+    np.testing.assert_allclose(-origin, wanted, atol=1e-3)
+    assert new["mpireconGivenAngleRot"].notna().all()
+    assert np.flatnonzero(new["rlnAngleRot"].array != old["rlnAngleRot"].array).tolist() == [3, 7]
 
 
 def test_verdicts_are_about_the_nearest():

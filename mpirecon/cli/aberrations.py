@@ -18,7 +18,7 @@ _LISTED = 20  # optics groups that the table lists
 @click.option("--band", type=Band(), metavar="Å:Å", help="Resolutions that are compared, e.g. 30:4.  [default: 30 Å to "
               "the run's resolution]")
 @click.option("--star", type=ANY_PATH, metavar="FILE.star", help="Also write all particles with the aberrations found, "
-              "as RELION's CtfRefine does, to be imported again.")
+              "as RELION's CtfRefine does, and the poses of the run, to be imported again.")
 @click.option("--particles", type=EXISTING_FILE, help="The run's particle file, where it was moved.")
 @click.option("--threads", type=COUNT, metavar="N", help="Threads of each rank.  [default: OMP_NUM_THREADS, else the "
               "cores divided by the ranks of the host]")

@@ -13,6 +13,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
+from mpirecon.io.export_found import found_note, found_poses
 from mpirecon.io.export_simulated import simulated_rows
 from mpirecon.io.file_names import as_file_name
 from mpirecon.io.formats import STAR, TableFormat, TableWriter, check_ending, format_of, formats
@@ -27,7 +28,6 @@ from mpirecon.io.run_output import open_particles, read_particle_table, read_sum
 from mpirecon.io.stack_contrast import contrast_warning, rescaled, untold
 from mpirecon.model import Pose
 from mpirecon.model.choices import check_choice
-from mpirecon.model.pose_state import FOUND, REFINED
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
 _SAME_STEP = 5e-4  # fractions of a path that are reported with three digits
@@ -255,24 +255,17 @@ class Export:
 
     def found(self) -> tuple[Pose | None, np.ndarray]:
         """(poses that the run used, rows whose pose is another than the given one)."""
-        if "pose_state" not in self.run:
-            return None, np.zeros(0, np.int64)
-        rows = np.flatnonzero(self._moved())
+        pose, rows = found_poses(self.run)
         if len(rows):
-            self.report.notes.append(f"{len(rows)} poses are those that the run found; the given ones are kept in "
-                                     "columns of their own (mpireconGiven…, mpirecon/given_…)")
-        return Pose(self.run["quaternion"], self.run["shift"]), rows
-
-    def _moved(self) -> np.ndarray:
-        """(m,) bool, particles whose pose the run has found or moved."""
-        return np.isin(self.run.get("pose_state", np.zeros(len(self.file))), (REFINED, FOUND))
+            self.report.notes.append(found_note(len(rows)))
+        return pose, rows
 
     def writes_errors(self) -> bool:
         """Whether to write simulated errors instead of the original poses and defoci; notes which, if there are any."""
         words = {"pose": "wrong poses", "defocus": "wrong defoci"}
         simulated = simulated_rows(self.file.metadata())
         used = self.options.poses == "used" and any(map(len, simulated.values()))
-        simulated["pose"] = simulated["pose"][~self._moved()[simulated["pose"]]]  # else what was found is written
+        simulated["pose"] = np.setdiff1d(simulated["pose"], found_poses(self.run)[1])  # else what was found is written
         counts = {words[name]: len(rows) for name, rows in simulated.items() if len(rows)}
         if not counts:
             return used

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -13,6 +15,19 @@ from mpirecon.io.origin_columns import Origins
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose
+from mpirecon.model.pose_state import FOUND, REFINED
+
+
+def found_poses(run: Mapping[str, np.ndarray]) -> tuple[Pose | None, np.ndarray]:
+    """(poses that a run used, None where its table of particles has none; rows whose pose it found or moved)."""
+    if "pose_state" not in run:
+        return None, np.zeros(0, np.int64)
+    return Pose(run["quaternion"], run["shift"]), np.flatnonzero(np.isin(run["pose_state"], (REFINED, FOUND)))
+
+
+def found_note(count: int) -> str:
+    return (f"{count} poses are those that the run found; the given ones are kept in columns of their own "
+            "(mpireconGiven…, mpirecon/given_…)")
 
 
 def put_found_poses(table: pd.DataFrame, file: ParticleFile, found: Pose, rows: np.ndarray) -> None:

@@ -3,6 +3,7 @@ with."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,8 @@ import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
-from mpirecon.io.cryosparc import relion_image_names
-from mpirecon.io.cs_places import micrographs_of
-from mpirecon.io.export_tables import new_tables, put, put_micrographs, text
+from mpirecon.io.export_found import found_poses, put_found_poses
+from mpirecon.io.export_tables import put, tables_of_all, text
 from mpirecon.io.formats import check_ending
 from mpirecon.io.optics_table import TILT
 from mpirecon.io.particle_file import ParticleFile
@@ -40,20 +40,23 @@ def check_refined(path: Path, file: ParticleFile, overwrite: bool) -> list[str]:
     return list(filter(None, [contrast_warning(file, np.ones(len(file), bool), path, remedy)]))
 
 
-def write_refined(path: Path, file: ParticleFile, aberrations: Aberrations, overwrite: bool) -> None:
-    """All particles as they were imported, in their order, with these aberrations in the optics table.
+def write_refined(
+    path: Path, file: ParticleFile, aberrations: Aberrations, run: Mapping[str, np.ndarray], overwrite: bool
+) -> int:
+    """All particles as they were imported, in their order, with these aberrations in the optics table and the poses
+    that the run found; returns the number of these.
 
     Beam tilt is among the odd coefficients, and has no columns of its own, not even of zeros: RELION would put these in
     place of the coma. Particles of a .cs file get RELION 3.1's tables.
+
+    run : the table of particles of a run
     """
-    source, tables = file.source()
-    if tables:
-        optics = _optics_of(tables, source)
-    else:
-        array, particles = file.source_arrays()["particles"], file.metadata()
-        tables = new_tables(particles, particles.pose, relion_image_names(file.path, array), aberrations)
-        put_micrographs(tables, *micrographs_of(array))
-        optics = tables["optics"]
+    source = file.source()[0]
+    tables, particles = tables_of_all(file)
+    optics = _optics_of(tables, source)
+    pose, found = found_poses(run)
+    if len(found):
+        put_found_poses(tables[particles], file, pose, found)
     rows = aberrations.rows(np.array([int(group) for group in optics["rlnOpticsGroup"]]))
     for label in TILT:
         if label in optics:
@@ -62,6 +65,7 @@ def write_refined(path: Path, file: ParticleFile, aberrations: Aberrations, over
         if values.any() or label in optics:
             put(optics, label, ["[" + ",".join(text(row)) + "]" for row in values])
     write_star(path, tables, overwrite)
+    return len(found)
 
 
 def _optics_of(tables: dict[str, pd.DataFrame], source: str) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.replaced import STAR
 from mpirecon.io.cryosparc_optics import PRESETS, signs_of
 from mpirecon.io.cryosparc_optics import TERMS as CS_TERMS
+from mpirecon.io.export_found import found_note
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile, agree_on
 from mpirecon.io.refined_optics import check_refined, write_refined
@@ -64,7 +65,7 @@ def run_phases(
     ----------
     particles : the run's particle file, where it was moved
     band : (coarsest, finest) resolution in Å; by default from 30 Å to the run's resolution
-    star : STAR file to write, of all particles with the aberrations that were found
+    star : STAR file to write, of all particles with the aberrations and poses that were found
 
     Raises
     ------
@@ -92,7 +93,8 @@ def run_phases(
         with together(comm):
             found.advice = _advice(found, file)
             if star is not None and comm.rank == 0:
-                write_refined(star, file, found.refined(known), overwrite)
+                if moved := write_refined(star, file, found.refined(known), table, overwrite):
+                    console.say(f"{star}: {found_note(moved)}")
     return found
 
 
