@@ -13,7 +13,7 @@ import pytest
 from conftest import _SMALL_MACHINE, _clean_environment, find_mpirun
 
 from mpirecon.cli.ending import Ended, ended_by_signals, outcome
-from mpirecon.io.atomic import atomic_path, new_temporary, temporary_name
+from mpirecon.io.atomic import atomic_files, atomic_path, new_temporary, temporary_name
 from mpirecon.io.shared_hdf5 import SharedHdf5
 from mpirecon.parallel.comm import SerialCommunicator
 
@@ -216,6 +216,21 @@ def test_what_a_killed_process_left_goes_when_the_same_file_is_written_and_nothi
     with atomic_path(tmp_path / "a.mrc", overwrite=False) as temporary:
         temporary.write_text("whole")
     assert set(os.listdir(tmp_path)) == kept | {"a.mrc"}
+
+
+def test_the_folder_that_a_killed_process_left_goes_when_its_files_are_made_again(tmp_path):
+    program = ("import os, sys; from mpirecon.io.atomic import atomic_files\n"
+               "with atomic_files(sys.argv[1]) as staging:\n"
+               "    (staging / 'a').write_text('half')\n"
+               "    os.kill(os.getpid(), 9)")
+    assert subprocess.run([sys.executable, "-c", program, tmp_path]).returncode == -9
+    (stale,) = hidden(tmp_path)
+    others = {stale.replace("unfinished", "mine"), f".unfinished-{os.getppid()}-{stale.split('-', 2)[2]}"}
+    for name in others:
+        (tmp_path / name).mkdir()
+    with atomic_files(tmp_path) as staging:
+        (staging / "a").write_text("whole")
+    assert set(os.listdir(tmp_path)) == others | {"a"} and (tmp_path / "a").read_text() == "whole"
 
 
 def test_a_signal_that_meets_a_callback_of_python_is_not_lost():

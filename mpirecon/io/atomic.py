@@ -30,6 +30,9 @@ _ASIDE = ".unfinished-"
 #: what temporary_name gives: the target, the process, and where that runs
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)(?:-([0-9a-f]+))?\.tmp")
 
+#: likewise of folders in which files are made that belong together
+_TEMPORARY_FOLDER = re.compile(re.escape(_ASIDE) + r"(\d+)-([0-9a-f]+)-\w+")
+
 #: files and folders of this process that are to be renamed or removed
 _begun: set[Path] = set()
 
@@ -108,14 +111,22 @@ def temporary_name(path: Path) -> Path:
 
 def new_temporary(path: Path) -> Path:
     """`temporary_name`, when those are removed that processes left which were killed as they wrote the same target."""
-    with suppress(OSError), os.scandir(path.parent) as entries:
-        for entry in entries:
-            found = _TEMPORARY.fullmatch(entry.name)
-            if found and found[1] == path.name and found[3] and found[3] == _where() and not _runs(int(found[2])):
-                with suppress(OSError):
-                    os.unlink(entry.path)
+    for entry, found in _stale(path.parent, _TEMPORARY, 2):
+        if found[1] == path.name:
+            with suppress(OSError):
+                os.unlink(entry)
     _begun.add(temporary := temporary_name(path))
     return temporary
+
+
+def _stale(folder: Path, names: re.Pattern, process: int) -> Iterator[tuple[str, re.Match]]:
+    """What processes of this host that are gone have left in a folder, by its name: the group `process` of it is their
+    number, the next one where they ran."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = names.fullmatch(entry.name)
+            if found and found[process + 1] and found[process + 1] == _where() and not _runs(int(found[process])):
+                yield entry.path, found
 
 
 def remove_begun() -> None:
@@ -181,13 +192,17 @@ def atomic_files(folder: str | os.PathLike) -> Iterator[Path]:
     """Yield a hidden folder within `folder`;
     at a clean exit the files in it take their places there, at any exception it goes.
 
-    Files that belong together are all of one run of a command so, whatever happens to it.
+    Files that belong together are all of one run of a command so, whatever happens to it. What a killed one has left
+    goes.
     Raises UserError when writing fails.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _begun.add(staging := Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder)))
+        for left, _ in _stale(folder, _TEMPORARY_FOLDER, 1):
+            shutil.rmtree(left, ignore_errors=True)
+        prefix = f"{_ASIDE}{os.getpid()}-{_where()}-"
+        _begun.add(staging := Path(tempfile.mkdtemp(prefix=prefix, dir=folder)))
     except OSError as error:
         raise write_failed(folder, error) from error
     try:
