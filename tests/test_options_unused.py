@@ -14,12 +14,24 @@ from mpirecon.cli import run
     (("reconstruct", "p.star", "--step", "0.5"), "--solver gradient"),
     (("reconstruct", "p.star", "--momentum", "0.5", "--solver", "normal"), "--solver gradient"),
     (("postprocess", "p.star", "p.star", "--locres-threshold", "0.143"), "--local-resolution"),
+    (("postprocess", "p.star", "p.star", "--threads", "2"), "--local-resolution"),
 ])  # fmt: skip
 def test_options_that_need_another_one(tmp_path, monkeypatch, capsys, words, needed):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.star").touch()
     assert run([*words, "-o", "out"]) == 1
     assert f" has no effect without {needed}: give that too, or leave " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["p.star"]
+
+
+@pytest.mark.parametrize("words", [("simulate", "--phantom", "--no-ctf", "--defocus", "1:2"),
+                                   ("simulate", "--phantom", "--bfactor", "50", "--no-ctf"),
+                                   ("import", "p.star", "--no-ctf", "--cs", "2.7")])
+def test_options_that_another_one_leaves_without_effect(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.star").touch()
+    assert run([*words, "-o", "out"]) == 1
+    assert " has no effect with --no-ctf: leave one of them out" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["p.star"]
 
 

@@ -11,6 +11,7 @@ from mpirecon.errors import UserError
 _NEEDS = {
     **{f"--locres-{name}": "--local-resolution"
        for name in ("sampling", "maskrad", "edgwidth", "randomize-at", "minres", "threshold")},
+    "--threads": "--local-resolution",  # of postprocess alone
     "--preferred-angle": "--preferred-views",
     "--orientation-error": "--orientation-error-rate",
     "--defocus-error-kind": "--defocus-error",
@@ -18,6 +19,10 @@ _NEEDS = {
     "--step": "--solver gradient",
     "--momentum": "--solver gradient",
 }  # fmt: skip
+
+#: option → what leaves it without effect
+_IDLE = dict.fromkeys(("--defocus", "--astigmatism", "--cs", "--amplitude-contrast", "--phase-shift", "--bfactor"),
+                      "--no-ctf")
 
 
 def refuse_unused(ctx: click.Context) -> None:
@@ -31,3 +36,6 @@ def refuse_unused(ctx: click.Context) -> None:
             continue
         if other not in given or value not in ("", ctx.params[named[other]]):
             raise UserError(f"{option} has no effect without {needed}: give that too, or leave {option} out")
+    for option, other in _IDLE.items():
+        if {option, other} <= given:
+            raise UserError(f"{option} has no effect with {other}: leave one of them out")
