@@ -189,6 +189,43 @@ def test_an_iteration_that_a_resumed_run_makes_again_counts_once(tmp_path):
     assert read_particle(logs, 1)["kept"].tolist() == [True, False, False]
 
 
+def write_ranks(folder, run, size, iterations, kept, killed=False):
+    for rank, ids in enumerate(np.array_split(np.arange(6), size)):
+        log = RankLog(folder, rank, size=size, particles="all", append=True, run=run)
+        for iteration in iterations:
+            sort(log, iteration, ids, np.full(len(ids), kept))
+        log.close()
+        if killed:
+            lines = (folder / f"rank{rank:04d}.jsonl").read_text().splitlines(keepends=True)
+            (folder / f"rank{rank:04d}.jsonl").write_text("".join(lines[:-1]))
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (3, 2), (1, 3), (2, 2), (3, 1, 2)])
+@pytest.mark.parametrize("killed", [False, True])
+def test_iterations_count_once_whatever_the_ranks_of_a_resumed_run(tmp_path, sizes, killed):
+    """Each run was ended when its last iteration was logged and not saved."""
+    for number, size in enumerate(sizes):
+        last = number == len(sizes) - 1
+        write_ranks(tmp_path, 1000 + number, size, (number + 1, number + 2), last, killed and not last)
+    logs = open_logs(tmp_path)
+    found = [(c.iteration, c.sorted, c.kept) for c in count_iterations(logs)]
+    n = len(sizes)
+    assert found == [(i, 6, 6 * (i >= n)) for i in range(1, n + 2)] and logs.warnings == []
+    for iteration in range(1, n + 2):
+        rows = read_iteration(logs, iteration)
+        assert sorted(rows["particle"]) == list(range(6)) and (rows["kept"] == (iteration >= n)).all()
+    assert len(read_particle(logs, 5)) == n + 1
+
+
+def test_a_copy_of_another_ranks_log_is_left_out(tmp_path):
+    write_ranks(tmp_path, 1000, 1, (1,), True)
+    (tmp_path / "rank0001.jsonl").write_bytes((tmp_path / "rank0000.jsonl").read_bytes())
+    logs = open_logs(tmp_path)
+    assert [c.sorted for c in count_iterations(logs)] == [6]
+    (warning,) = logs.warnings
+    assert warning.endswith("rank0001.jsonl: is a copy of the log of rank 0, and is ignored")
+
+
 def test_missing_and_cut_files_are_named(tmp_path):
     folder = write_run(tmp_path) / "logs"
     (folder / "rank0001.jsonl").unlink()

@@ -89,16 +89,20 @@ def open_logs(folder) -> RunLogs:
     if not found:
         raise UserError(f"{inner}: no rankNNNN.jsonl in it; expected the output folder of mpirecon reconstruct")
     logs = RunLogs(inner, dict(sorted(found.items())), max(found) + 1)
-    sizes = {}
-    for rank, path in logs.files.items():
-        first = next(_read(path, logs, warn=False), None)
-        if first is None or first[1].get("event") != "start":
+    sizes: dict[int, set[int]] = {}  # of each run whose lines are in the files
+    for rank, path in list(logs.files.items()):
+        starts = _starts(path)
+        if not starts or starts[0] is None:
             logs.warnings.append(f"{path}: does not begin with a start record; it was cut or is not a rank log")
-        else:
-            sizes[rank] = first[1]["size"]
-    logs.size = max([*sizes.values(), logs.size])
-    if len(set(sizes.values())) > 1:
-        runs = " and ".join(map(str, sorted(set(sizes.values()))))
+        elif starts[0]["rank"] != rank:
+            logs.warnings.append(f"{path}: is a copy of the log of rank {starts[0]['rank']}, and is ignored")
+            del logs.files[rank]
+        for count, record in enumerate(starts, 1):
+            if record is not None and rank in logs.files:
+                sizes.setdefault(_run_of(record, count), set()).add(record["size"])
+    logs.size = max([*set().union(*sizes.values()), *(rank + 1 for rank in logs.files), 1])
+    for mixed in filter(lambda some: len(some) > 1, sizes.values()):
+        runs = " and ".join(map(str, sorted(mixed)))
         logs.warnings.append(f"{inner}: files of runs on {runs} ranks lie together; some are left from another run")
     missing = logs.size - len(logs.files)
     if missing:
@@ -110,26 +114,32 @@ def open_logs(folder) -> RunLogs:
 
 def count_iterations(logs: RunLogs) -> list[IterationCounts]:
     """The per-iteration counts, in order, those of parts of the run last. Adds warnings about cut files to `logs`."""
-    table: dict[tuple[int, str, str | None], IterationCounts] = {}
-    listed = set()
+    sorts: dict[tuple[int, str, str | None], tuple[int, list]] = {}
+    listed, cut, last = set(), [], 0
     for rank, path in logs.files.items():
-        ended, starts, sorts = False, 0, {}
+        ended, starts, run = False, 0, 0
         for line, record in _read(path, logs, skip_particles=True):
             if record is None:
                 listed.add(_iteration_of(line))
             elif record["event"] == "sort":
                 key = (record["iteration"], record["scope"], record["part"])
-                if sorts.setdefault(key, (starts, []))[0] != starts:
-                    sorts[key] = (starts, [])  # a resumed run makes the iteration again that was not saved
-                sorts[key][1].append(record)
+                if sorts.setdefault(key, (run, []))[0] < run:
+                    sorts[key] = (run, [])  # a resumed run makes the iteration again that was not saved
+                if sorts[key][0] == run:
+                    sorts[key][1].append((rank, record))
+            elif record["event"] == "start":
+                starts += 1
+                run = _run_of(record, starts)
             # a resumed run continues behind the end of the one before
             ended = record is not None and record["event"] == "end"
-            starts += record is not None and record["event"] == "start"
-        for key, (_, records) in sorts.items():
-            for record in records:
-                table.setdefault(key, IterationCounts(*key)).add(rank, record)
+        last = max(last, run)
         if not ended:
-            logs.warnings.append(f"{path}: has no end record; the run is still in progress, or rank {rank} was cut off")
+            cut.append((run, f"{path}: has no end record; the run is still in progress, or rank {rank} was cut off"))
+    logs.warnings += [text for run, text in cut if run == last]  # ranks of earlier runs may have been killed
+    table = {key: IterationCounts(*key) for key in sorts}
+    for key, (_, records) in sorts.items():
+        for rank, record in records:
+            table[key].add(rank, record)
     for counts in table.values():
         counts.has_particles = counts.part is None and counts.iteration in listed
     return [table[key] for key in sorted(table, key=lambda key: (key[2] or "", *key[:2]))]
@@ -153,9 +163,11 @@ def read_iteration(logs: RunLogs, iteration: int) -> np.ndarray:
     Holds one iteration in memory, never the files.
     """
     parts, scopes = [], set()
+    found = {path: _particle_records(path, logs, iteration) for path in logs.files.values()}
+    last = max((run for run, records in found.values() if records), default=0)
     for rank, path in logs.files.items():
         sorts: dict[int, list[dict]] = {}
-        for record in _particle_records(path, logs, iteration):
+        for record in found[path][1] if found[path][0] == last else []:
             sorts.setdefault(record["sort"], []).append(record)
             scopes.add(record["scope"])
         for records in sorts.values():
@@ -202,18 +214,33 @@ def _join_sort(rank: int, records: list[dict]) -> np.ndarray:
     return rows
 
 
-def _particle_records(path: Path, logs: RunLogs, iteration: int) -> list[dict]:
-    """The sort_particles records of an iteration, as it was made last; damaged lines are left out with a warning."""
-    wanted, found, again = f"{_PARTICLES}{iteration},", [], False
+def _particle_records(path: Path, logs: RunLogs, iteration: int) -> tuple[int, list[dict]]:
+    """(the run that made an iteration last, its sort_particles records); damaged lines are left out with a warning."""
+    wanted, found, starts, run, of = f"{_PARTICLES}{iteration},", [], 0, 0, 0
     with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
-            again = again or line.startswith(_START)
-            if line.startswith(wanted):
+            if line.startswith(_START):
+                starts += 1
+                start = _parse(path, number, line, None)
+                run = run if start is None else _run_of(start, starts)
+            elif line.startswith(wanted):
                 record = _parse(path, number, line, logs)
                 if record is not None and record["part"] is None:
-                    found, again = [] if again else found, False  # a resumed run makes it again
+                    found, of = found if of == run else [], run  # a resumed run makes it again
                     found.append(record)
-    return found
+    return of, found
+
+
+def _starts(path: Path) -> list[dict | None]:
+    """The start records of a file: of each run that wrote into it. None for a first line that is none."""
+    with _opened(path) as lines:
+        return [_parse(path, number, line, None) if line.startswith(_START) else None
+                for number, line in enumerate(lines, 1) if number == 1 or line.startswith(_START)]
+
+
+def _run_of(start: dict, count: int) -> int:
+    """Which run a file's start record, its `count`-th, belongs to; later runs have larger numbers."""
+    return count if start["run"] is None else start["run"]
 
 
 def _read(path: Path, logs: RunLogs, *, skip_particles: bool = False, warn: bool = True) -> Iterator[tuple[str, dict]]:

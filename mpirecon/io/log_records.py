@@ -22,6 +22,9 @@ def checked(record: dict) -> dict:
 
 def _check_start(record: dict) -> None:
     _whole(record["size"], 1, _MOST_RANKS)
+    _whole(record["rank"], 0, _MOST_RANKS)
+    if record.setdefault("run", None) is not None:
+        _whole(record["run"], 1, 2**62)
 
 
 def _check_sort(record: dict) -> None:

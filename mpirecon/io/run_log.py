@@ -62,10 +62,14 @@ class RankLog:
         arguments this rank was given; None takes sys.argv
     append : bool
         continue an existing file, for a run that is resumed
+    run : int or None
+        what distinguishes this start of the program from others whose lines are in the files, the same on all ranks
+        and larger than of earlier ones
     """
 
     def __init__(self, folder, rank: int = 0, hostname: str = "", *, size: int = 1, local_rank: int = 0,
-                 device: str = "cpu", particles: str = "none", argv: list[str] | None = None, append: bool = False):
+                 device: str = "cpu", particles: str = "none", argv: list[str] | None = None, append: bool = False,
+                 run: int | None = None):
         if particles not in LISTED:
             raise ValueError(f"particles is {particles!r}, expected 'none', 'last' or 'all'")
         self.rank = rank
@@ -76,16 +80,17 @@ class RankLog:
         self._sorts = 0
         self._attach(append)
         self.event(
-            "start", argv=list(sys.argv if argv is None else argv), size=size, local_rank=local_rank, host=hostname,
-            user=user_name(), pid=os.getpid(), device=device, cwd=os.getcwd(), cpus=_usable_cpus(),
+            "start", run=run, argv=list(sys.argv if argv is None else argv), size=size, local_rank=local_rank,
+            host=hostname, user=user_name(), pid=os.getpid(), device=device, cwd=os.getcwd(), cpus=_usable_cpus(),
             versions=_versions(),
             environment=launcher_environment(),
         )
 
     @classmethod
     def for_rank(cls, folder, comm, **options) -> RankLog:
-        """The log of this rank of a communicator."""
-        return cls(folder, comm.rank, comm.hostname, size=comm.size, local_rank=comm.local_rank, **options)
+        """The log of this rank of a communicator; collective."""
+        run = comm.bcast(time.time_ns() // 1_000_000)
+        return cls(folder, comm.rank, comm.hostname, size=comm.size, local_rank=comm.local_rank, run=run, **options)
 
     def open(self, folder, append: bool = False) -> None:
         """Write into the folder's file from here on, and first what was held back."""
