@@ -58,11 +58,22 @@ def test_forecasts_know_nyquist(project, cli):
 @pytest.mark.parametrize(("options", "words"), [
     (["--threads", "3"], "--threads 3 after --: the job must ask for the cores of its ranks; give --threads before --"),
     (["--dry-run"], "--dry-run after --: such a job would compute nothing; leave it out"),
+    (["--checkpoint-signal", "USR2"], "--checkpoint-signal USR2 after --: the script passes USR1 on, by which the run"),
 ])
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
 def test_what_a_job_cannot_pass_on_is_refused(project, scheduler, options, words):
     text, said = job(scheduler, "p.h5", "-o", "run", "--", *options, code=1)
     assert not text and words in said
+
+
+@pytest.mark.parametrize("name", ["FOO", "none", "KILL", ""])
+def test_signals_are_those_that_a_run_can_meet(project, cli, name):
+    """By jobs, and before a run reads anything."""
+    text, said = job("slurm", "p.h5", "-o", "run", "--", "--checkpoint-signal", name, code=1)
+    done = cli("reconstruct", "p.h5", "-o", "run", "--dry-run", "--checkpoint-signal", name)
+    assert not text and done.returncode == 1
+    for words in (said, done.stderr):
+        assert "expected a name such as USR1 or TERM" in words or "expected a signal such as USR1 or TERM" in words
 
 
 @pytest.mark.parametrize("text", ['--a "b c', "--a 'b", "a\\"])

@@ -116,6 +116,9 @@ def _task(particles, output, options):
     if asked["dry_run"]:
         raise UserError("--dry-run after --: such a job would compute nothing; leave it out, the forecast is printed "
                         "with the script")
+    if asked["checkpoint_signal"] != "USR1":
+        raise UserError(f"--checkpoint-signal {asked['checkpoint_signal']} after --: the script passes USR1 on, by "
+                        "which the run saves its state before the job's time ends; leave it out")
     reading = reading_of(asked)
     settings = {"score_band", *(field.name for field in dataclasses.fields(Config))}
     config = configure(**{name: value for name, value in asked.items() if name in settings})

@@ -58,6 +58,18 @@ class Every(click.ParamType):
         return value
 
 
+class SignalName(click.ParamType):
+    """A signal of this system that can be caught; the name as it was given."""
+
+    name = "name"
+
+    def convert(self, value, param, ctx):
+        from mpirecon.parallel.stopping import signal_number
+
+        signal_number(value)
+        return value
+
+
 class Memory(click.ParamType):
     """``8G`` → bytes; 0 keeps nothing."""
 
@@ -138,7 +150,7 @@ class Keep(click.ParamType):
 @click.option("--checkpoint-every", type=Every(), metavar="N|TIME", default="1", show_default=True,
               help="Save the run's state after so many iterations, or after the first iteration that ends so much time "
               "(e.g. 30m) after the last.")
-@click.option("--checkpoint-signal", default="USR1", show_default=True, metavar="NAME",
+@click.option("--checkpoint-signal", type=SignalName(), default="USR1", show_default=True, metavar="NAME",
               help="Signal on which the iteration under way is finished and saved, and the run ends with code 75. TERM "
               "and USR2 end it without waiting for the iteration.")
 @click.option("--grace", type=NON_NEGATIVE, default=240.0, show_default=True, metavar="SECONDS",
