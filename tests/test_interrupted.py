@@ -166,6 +166,20 @@ def test_the_second_signal_is_met_at_once(monkeypatch):
     assert not went_on
 
 
+def test_one_more_signal_as_the_process_ends_shows_nothing(tmp_path):
+    program = ("import atexit, os, signal, sys, threading, time\n"
+               "from mpirecon.cli import main\n"
+               "atexit.register(lambda: [os.kill(os.getpid(), signal.SIGINT), time.sleep(0.01)])\n"
+               "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+               "main()")
+    words = [sys.executable, "-c", program, "simulate", "--phantom", "--particles", "50000", "--box", "64", "-o",
+             tmp_path / "p.h5"]
+    done = subprocess.run(words, capture_output=True, text=True, env=_clean_environment(**_SMALL_MACHINE),
+                          preexec_fn=by_default)
+    assert done.returncode == 143 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.splitlines()[-1] == "Interrupted by SIGTERM."
+
+
 def test_files_that_a_signal_left_go_as_the_command_ends(tmp_path):
     def leaves():
         new_temporary(tmp_path / "a.h5").write_text("half")

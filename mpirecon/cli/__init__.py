@@ -15,7 +15,8 @@ import click
 
 from mpirecon import __version__
 from mpirecon.cli.hints import did_you_mean
-from mpirecon.cli.ending import Ended, end_alone, end_together, ended_by_signals, let_launcher_end, outcome
+from mpirecon.cli.ending import (Ended, end_alone, end_together, ended_by_signals, ignore_more_signals,
+                                 let_launcher_end, outcome)
 from mpirecon.cli.streams import make_safe, shown_warnings
 from mpirecon.errors import UserError, on_the_command_line
 from mpirecon.parallel.launcher import find_launcher
@@ -109,6 +110,7 @@ def main() -> None:
     gc.set_threshold(_GARBAGE)
     keep_freed_memory()
     code = run(sys.argv[1:])
+    ignore_more_signals()
     gc.freeze()  # as it ends, Python would look for cycles among the objects of 900 modules, for a tenth of a second
     sys.exit(code)
 

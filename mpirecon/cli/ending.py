@@ -90,6 +90,13 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, how)
 
 
+def ignore_more_signals() -> None:
+    """For a process that a signal ends and that has said so: another one would show how Python ends."""
+    if _received:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _caller_of_brittle(frame):
     """The frame that comes back to our code, if `frame` is within what must not be left in its midst; else None."""
     caller = None
