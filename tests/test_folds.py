@@ -20,9 +20,9 @@ class Grouped:
         self._name = np.concatenate([np.repeat([f"{half}/{g}" for g in range(count)], 3) for half,
                                      count in enumerate(groups)])
 
-    def source_column(self, name):
+    def group_names(self, name):
         assert name == "particle"
-        return self._name.astype(object)
+        return self._name
 
     def halves(self):
         return self._half

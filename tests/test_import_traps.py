@@ -89,3 +89,23 @@ def test_every_rank_reports_it_once(tmp_path, mpirun):
     star = make(tmp_path, table(rlnHelicalTubeID=1 + np.arange(8) // 4))
     result = mpirun(2, ["-m", "mpirecon", "import", star, "-o", tmp_path / "two.h5"])
     assert result.returncode == 0 and result.stdout.count("helical segments") == 1, result.stderr
+
+
+@pytest.mark.parametrize(("column", "within"), [("rlnHelicalTubeID", "rlnMicrographName"),
+                                                ("rlnTomoParticleId", "rlnTomoName")])
+def test_numbers_that_begin_again_are_of_one_micrograph_or_tomogram(tmp_path, column, within):
+    """Wherever a column is asked to say which rows belong together; without the names of micrographs, it alone does."""
+    number, where, rows = np.tile([1, 1, 2, 2], 10), np.repeat(np.arange(10), 4), np.arange(40) // 2
+    star = make(tmp_path, table(40, **{column: number, within: [f"m{i}.mrc" for i in where]}))
+    wrong = ("--orientation-error-rate", "0.5", "--error-by", column)
+    for name in (column, column.removeprefix("rln"), "_" + column):
+        file, _ = run(star, "--overwrite", *wrong, "--family", column, "--new-halves")
+        assert len(np.unique(file.group_names(name))) == 20
+    particles = file.metadata()
+    assert all(len(set(file.group_names(column)[rows == i])) == 1 for i in range(20))
+    np.testing.assert_array_equal(file.extra("family"), 2 * rows)
+    flags = particles.pose_error.reshape(20, 2)
+    assert (flags[:, 0] == flags[:, 1]).all() and flags[::2, 0].any() and not flags[::2, 0].all()
+    assert (np.ptp(particles.half.reshape(20, 2), axis=1) == 0).all() and set(particles.half) == {1, 2}
+    file, _ = run(make(tmp_path, table(40, **{column: number})), "--overwrite")
+    assert len(np.unique(file.group_names(column))) == 2

@@ -8,7 +8,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.particle_table import ParticleTable
-from mpirecon.io.source_table import field_texts
+from mpirecon.io.source_table import field_texts, names_within
 from mpirecon.io.text_column import text_column
 from mpirecon.model import ParticleSet
 from mpirecon.model.simulated_errors import copied, simulate_errors
@@ -54,9 +54,14 @@ def _group_numbers(comm: Communicator, table: ParticleTable, column: str) -> np.
     """Number of each row's value in a column of the particle table, (m,) int64; UserError when there is none."""
     particles, array = table.tables.get(table.particle_block) if table.tables else None, table.arrays.get("particles")
     known = [] if particles is None else [str(label) for label in particles.columns]
-    label = next((label for label in (column, f"rln{column}", f"_{column}", f"_rln{column}") if label in known), None)
+    spelled = (column, f"rln{column}", column.lstrip("_"), f"_{column}", f"_rln{column}")
+    label = next((label for label in spelled if label in known), None)
     if label is not None:
-        names = text_column(particles[label])
+        names, within = text_column(particles[label]), names_within(label)
+        if within in known:
+            pairs = np.char.add(np.char.add(names.cells, b"@"), text_column(particles[within]).cells)
+            found, codes = np.unique(pairs, return_inverse=True)
+            return _numbered(comm, [name.decode(errors="surrogateescape") for name in found.tolist()])[codes]
         codes, first = names.codes()
         return _numbered(comm, list(names[first]))[codes]
     if array is not None and column in array.dtype.names:

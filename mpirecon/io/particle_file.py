@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from mpirecon.io.file_names import as_file_name
 from mpirecon.io.inputs import Input
 from mpirecon.io.linked import LinkedImages
 from mpirecon.io.particle_layout import DATASETS, TRUTH, check_lengths, checked_attributes, checked_pixel_size
-from mpirecon.io.source_table import read_arrays, read_tables, texts_of
+from mpirecon.io.source_table import names_within, read_arrays, read_tables, texts_of
 from mpirecon.io.stored_images import StoredImages
 from mpirecon.model import ParticleSet, Pose
 from mpirecon.model.aberrations import Aberrations
@@ -293,6 +294,15 @@ class ParticleFile:
             raise UserError(f"{self.path}: there is no column {name}; it was not made from a table (mpirecon import)")
         with reading(self.path, "/source"):
             return texts_of(self._file["source"], name, len(self), self.path)
+
+    def group_names(self, name: str) -> np.ndarray:
+        """What rows belong together by a column of the imported table, (m,) str: its values, each with the micrograph
+        or tomogram where their numbers begin again in each. Raises UserError as `source_column`."""
+        names, within = self.source_column(name).astype(str), names_within(name)
+        if within is not None:
+            with suppress(UserError):
+                names = np.char.add(np.char.add(names, "@"), self.source_column(within).astype(str))
+        return names
 
     def source_arrays(self) -> dict[str, np.ndarray]:
         """The structured arrays of an imported .cs file; {} when none was imported."""

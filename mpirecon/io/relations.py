@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.io.source_table import names_within
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.text_column import text_column, to_numbers
 
@@ -94,7 +95,8 @@ def star_relations(
     found = Relations(tilts=any(label in particles for label in _TILTS))
     for label in asked:
         if label != NO_FAMILY:
-            found.keys[label] = _keys(particles, [_label(particles, label, path)])
+            labels = [_label(particles, label, path), names_within(label)]
+            found.keys[label] = _keys(particles, [one for one in labels if one in particles])
     if NO_FAMILY in asked:
         return found
     for first, *others in _NAMED:

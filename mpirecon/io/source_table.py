@@ -86,6 +86,18 @@ def read_field(group: h5py.Group, label: str) -> np.ndarray:
     return _read_array(found, label)[label]
 
 
+#: STAR columns whose numbers begin again in every micrograph or tomogram, and the column that names these
+WITHIN = {"rlnHelicalTubeID": "rlnMicrographName", "rlnTomoParticleId": "rlnTomoName"}
+
+
+def names_within(name: str) -> str | None:
+    """The column without which the values of column `name` do not say which rows belong together; None where they do.
+
+    name : as given, perhaps without the prefix rln
+    """
+    return WITHIN.get("rln" + name.removeprefix("_").removeprefix("rln"))
+
+
 def texts_of(group: h5py.Group, name: str, rows: int, path: Path) -> np.ndarray:
     """A column of a table with so many rows, or such a field of an array, (m,) object, texts; the prefix rln may be left
     out.
@@ -97,7 +109,7 @@ def texts_of(group: h5py.Group, name: str, rows: int, path: Path) -> np.ndarray:
         labels = [str(label) for label in table.attrs["columns"]]
         if int(table.attrs["rows"]) != rows:
             continue
-        for label in (name, f"rln{name}", f"_{name}", f"_rln{name}"):
+        for label in (name, f"rln{name}", name.lstrip("_"), f"_{name}", f"_rln{name}"):
             if label in labels:
                 # without pandas and Numba, which a table's columns need and take half a second to load
                 return as_texts(read_column(table, labels.index(label), label))

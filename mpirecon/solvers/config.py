@@ -321,7 +321,7 @@ class Config:
 
 def _fewest_groups(file, column: str, present: np.ndarray | bool) -> int:
     """Groups of rows that take part, in the half set that has fewer."""
-    names, half = file.source_column(column).astype(str), file.halves()
+    names, half = file.group_names(column), file.halves()
     return min(len(np.unique(names[present & (half == which)])) for which in (1, 2))
 
 

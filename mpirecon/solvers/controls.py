@@ -140,7 +140,7 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
     if run.comm.rank:
         return {}
     if run.config.group_by is not None:
-        _, whole["group"] = np.unique(run.file.source_column(run.config.group_by).astype(str), return_inverse=True)
+        _, whole["group"] = np.unique(run.file.group_names(run.config.group_by), return_inverse=True)
     places = micrographs(run.file)
     return whole | ({} if places is None else {"micrographs": places[0]})
 

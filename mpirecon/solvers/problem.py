@@ -257,7 +257,7 @@ def _groups(
     numbers = np.empty((2, len(file)), np.int64)
     with together(comm):
         if comm.rank == 0:
-            names = None if column is None else file.source_column(column).astype(str)
+            names = None if column is None else file.group_names(column)
             numbers[:] = groups_and_families(len(file), names, file.extra("family"))
     groups, joint = comm.bcast_array(numbers)[:, slab.start : slab.stop]
     parted = None

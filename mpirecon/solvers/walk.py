@@ -153,7 +153,7 @@ class Walk:
         def made() -> Members | None:
             if self.comm.rank:
                 return None
-            names = None if column is None else self.file.source_column(column).astype(str)
+            names = None if column is None else self.file.group_names(column)
             return Members(half, valid, groups_and_families(len(self.file), names, None)[0])
 
         return run_together(self.comm, made)
