@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -194,6 +195,27 @@ def test_a_search_of_poses_is_forecast():
     assert 50e6 < extra < 1e9
     assert seconds(searching, 1) > seconds(plain, 1) + 5000 * 2 * 0.4 * 0.01
     assert seconds(searching, 4) < seconds(searching, 1)
+
+
+def test_searches_of_groups_are_forecast_by_the_images_of_a_group(tmp_path):
+    """Slices are cut for each image of a group alone; control and decoys are groups, too."""
+    options = {"loss": "posterior", "poses": "rescue", "folds": 4}
+    single = seconds(Task.of(Size(1430, 32), Config(**options), 0), 1)
+    of_36, of_2 = (seconds(Task.of(Size(1430, 32, rows=rows), Config(**options, group_by="n"), 0), 1)
+                   for rows in (36, 2))
+    assert single < of_2 <= of_36 and of_36 > 4 * single
+    file = write(tmp_path / "p.h5", 40, 24)
+    with h5py.File(file, "r+") as opened:
+        table = opened.create_group("source/table_000")
+        table.attrs.update(name="particles", rows=40, columns=["rlnName"])
+        names = np.repeat([f"g{i:02d}" for i in range(20)], 2).astype("S3")
+        table["rlnName"] = names.astype(h5py.string_dtype("utf-8", 3))
+        opened["source"].attrs["path"] = "p.star"
+    search, by_name = (*HERE, "--loss", "posterior", "--poses", "rescue", "--folds", 4), ("--group-by", "rlnName")
+    alone, together = (told(file, *search, *more)["rows"][0] for more in ((), by_name))
+    assert together["seconds"] > alone["seconds"]
+    with pytest.raises(mr.UserError, match="searches the groups of --group-by, whose sizes the particle file has"):
+        told("--particles", 40, "--box", 24, *search, *by_name)
 
 
 def test_a_command_that_searches_is_forecast_as_one():

@@ -63,6 +63,7 @@ class Task:
     compared : particles that are compared with the maps, None: all
     nearby : particles that are compared at poses near theirs, over all particles, summed over the iterations
     searches : whether poses of rejected particles are searched
+    group_size : rows of a group, on average, that are searched together
     sums_at_once : whether first maps are made of sums that are added up in the survey
     """
 
@@ -83,6 +84,7 @@ class Task:
     compared: int | None = None
     nearby: float = 0.0
     searches: bool = False
+    group_size: float = 1.0
     sums_at_once: bool = False
 
     @classmethod
@@ -97,12 +99,14 @@ class Task:
         kept = kept if config.memory is None else config.memory
         kept = 0.0 if config.visits_once(len(file), file.has_truth) else kept
         config = config.settled(file)
+        together = config.searches and config.group_by is not None
+        size = file.group_size(config.group_by) if together else 1.0
         nearby = NearbySchedule(config.settling).most(config.rounds, len(file)) if config.searches_nearby else 0.0
         return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, turns,
                    config.padding, kept,
                    config.half_precision, config.solve_iterations, config.deterministic, config.mixes,
                    config.compared(len(file), file.has_truth), nearby,
-                   config.searches, config.sums_at_once)
+                   config.searches, size, config.sums_at_once)
 
     @property
     def groups(self) -> int:
@@ -297,12 +301,17 @@ def _summed(task: Task, ranks: int) -> float:
 
 #: searches of a run, fraction of the particles that each is taken to search, particles of control and decoys, and maps
 _SEARCHES, _SEARCHED, _CONTROLS, _SEARCH_MAPS = 2, 0.4, 600, 8
+#: what an image of a group costs: slices are cut for it alone, where those of single images are cut for all at once
+_GROUPED = 12.0
 
 
 def _search_work(task: Task, images: int, samples: int) -> tuple[float, ...]:
     """Searched images, their samples, and points of the grids that slices are cut from;
     threads share the least of it."""
-    searched = _SEARCHES * (_SEARCHED * images + _CONTROLS * images / task.particles)
+    # control and decoys are counted in groups: of few ones, each is searched in both
+    part = min(_SEARCHED + _CONTROLS * task.group_size / task.particles, 2.0)
+    part *= _GROUPED if task.group_size > 1 else 1.0
+    searched = _SEARCHES * part * images
     return searched, searched * samples, float(_SEARCHES * _SEARCH_MAPS * (2 * task.box) ** 3)
 
 

@@ -19,15 +19,20 @@ _WASTE = 2.0
 @dataclass(frozen=True)
 class Size:
     """How many particles of which box (pixels) there will be; pixel_size in Å, where it matters;
-    has_truth : whether errors were simulated."""
+    has_truth : whether errors were simulated; rows : of a group (--group-by), on average."""
 
     count: int
     box: int
     pixel_size: float | None = None
     has_truth: bool = False
+    rows: float = 1.0
 
     def __len__(self) -> int:
         return self.count
+
+    def group_size(self, column: str) -> float:
+        """As of a ParticleFile."""
+        return self.rows
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,8 @@ def _task(file, particles, box, pixel_size, options, reading):
         with glance(file, reading) as opened:
             check_given(opened, config)
             config = config.settled(opened)
-            size = Size(len(opened), opened.box, opened.pixel_size, opened.has_truth)
+            rows = 1.0 if config.group_by is None else opened.group_size(config.group_by)
+            size = Size(len(opened), opened.box, opened.pixel_size, opened.has_truth, rows)
     else:
         size = Size(particles, box, pixel_size)
         if config.max_resolution is not None and pixel_size is None:
@@ -159,6 +160,9 @@ def _task(file, particles, box, pixel_size, options, reading):
             refuse_limit(config, pixel_size, box, f"--pixel-size {pixel_size:g}")
         if config.group_by is not None and config.folds is None:
             raise UserError("--group-by makes 4 folds or 8, by the groups of the particle file; give that, or --folds")
+        if config.group_by is not None and config.searches:
+            raise UserError(f"--poses {config.poses} searches the groups of --group-by, whose sizes the particle file "
+                            "has; give that")
     return lambda kept: Task.of(size, config, kept)
 
 

@@ -304,6 +304,10 @@ class ParticleFile:
                 names = np.char.add(np.char.add(names, "@"), self.source_column(within).astype(str))
         return names
 
+    def group_size(self, name: str) -> float:
+        """Rows of such a group, on average."""
+        return len(self) / len(set(self.group_names(name).tolist()))
+
     def source_arrays(self) -> dict[str, np.ndarray]:
         """The structured arrays of an imported .cs file; {} when none was imported."""
         if "source" not in self._there:
