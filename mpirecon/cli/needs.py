@@ -20,6 +20,9 @@ _NEEDS = {
     "--momentum": "--solver gradient",
 }  # fmt: skip
 
+#: options that --no-ctf excludes, which says more than that another one has no effect
+_EXCLUDED = {"--ctf-premultiply", "--ctf-phase-flip", "--defocus-error"}
+
 #: option → what leaves it without effect
 _IDLE = dict.fromkeys(("--defocus", "--astigmatism", "--cs", "--amplitude-contrast", "--phase-shift", "--bfactor"),
                       "--no-ctf")
@@ -37,5 +40,5 @@ def refuse_unused(ctx: click.Context) -> None:
         if other not in given or value not in ("", ctx.params[named[other]]):
             raise UserError(f"{option} has no effect without {needed}: give that too, or leave {option} out")
     for option, other in _IDLE.items():
-        if {option, other} <= given:
+        if {option, other} <= given and not _EXCLUDED & given:
             raise UserError(f"{option} has no effect with {other}: leave one of them out")
