@@ -240,3 +240,11 @@ def test_the_command_to_take_runs_whatever_the_name_of_the_file_is(tmp_path, mon
     assert reconstruct.make_context("reconstruct", given).params["particles"].name == name
     ran = CliRunner().invoke(group, job[1:])
     assert ran.exit_code == 0 and shlex.quote(str(tmp_path / name)) in ran.stdout, ran.output
+
+
+def test_no_more_particles_than_anyone_has():
+    """Their numbers are held in 64 bits."""
+    assert run("--particles", 10**9, "--box", 64, *HERE).exit_code == 0
+    for particles in (10**9 + 1, 2**63):
+        refused = run("--particles", particles, "--box", 64, *HERE)
+        assert refused.exit_code == 2 and "expected at least 1 and at most 1000000000" in refused.output

@@ -268,6 +268,9 @@ def test_command_lists_and_writes_particles(tmp_path):
     write_run(tmp_path, truth=False)
     assert len(invoke(tmp_path, "--iteration", "1").output.splitlines()) == 16
     assert [row["iteration"] for row in json.loads(invoke(tmp_path, "--particle", "9", "--json").output)] == [1, 2]
+    for asked, number in (("1", 1), ("last", 2)):
+        (row,) = json.loads(invoke(tmp_path, "--particle", "9", "--iteration", asked, "--json").output)
+        assert (row["iteration"], row["particle"]) == (number, 9)
     target = tmp_path / "list.csv"
     assert "wrote" in invoke(tmp_path, "--csv", target).output
     with open(target) as stream:
@@ -280,7 +283,9 @@ def test_command_lists_and_writes_particles(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [(["--iteration", "9"], "iteration 9 are not listed; there are those of 1, 2"),
-     (["--particle", "99"], "no sort lists particle 99")],
+     (["--particle", "99"], "no sort lists particle 99"),
+     (["--particle", "9", "--iteration", "7"], "iteration 7 are not listed; there are those of 1, 2"),
+     (["--particle", "99", "--iteration", "2"], "no sort of iteration 2 lists particle 99")],
 )
 def test_command_errors(tmp_path, args, message):
     write_run(tmp_path)

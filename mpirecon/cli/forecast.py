@@ -266,7 +266,7 @@ command = DocumentedCommand(
     "forecast",
     params=[
         click.Argument(["file"], metavar="[FILE]", required=False, type=EXISTING_FILE),
-        click.Option(["--particles"], type=COUNT, metavar="N", help="Number of particle images."),
+        click.Option(["--particles"], type=Whole(1, 10**9), metavar="N", help="Number of particle images."),
         click.Option(["--box"], type=Whole(4, 4096), metavar="N", help="Side of the images, pixels."),
         click.Option(["--pixel-size"], type=POSITIVE, metavar="Å",
                      help="Pixel size, which --max-resolution counts in."),

@@ -21,7 +21,7 @@ _COLUMNS = ("iteration", "particle", "rank", "batch", "before", "after", "distan
 @click.command("logs", cls=DocumentedCommand)
 @click.argument("folder", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--iteration", metavar="N|last", help="List an iteration's particles: sorted where, kept or not.")
-@click.option("--particle", type=int, metavar="ID", help="Follow one particle through the iterations.")
+@click.option("--particle", type=int, metavar="ID", help="Follow one particle through the iterations, or in one.")
 @click.option("--csv", "csv_path", type=ANY_PATH, metavar="FILE",
               help="Write the list as a table (of the last iteration, unless --iteration says another).")
 @json_option
@@ -58,9 +58,7 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
         _print_json(_table_json(logs, counts)) if as_json else _print_table(counts, logs.size)
         return
     if particle is not None:
-        rows = log_join.read_particle(logs, particle)
-        if not len(rows):
-            raise UserError(f"{logs.folder}: no sort lists particle {particle}; see reconstruct --log-particles")
+        rows = _of_particle(logs, particle, iteration, counts)
     else:
         rows = log_join.read_iteration(logs, _choose_iteration(iteration, counts, logs.folder))
     for text in logs.warnings[shown:]:
@@ -73,6 +71,21 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
         _print_json([_row_json(row) for row in rows])
     else:
         _print_rows(rows)
+
+
+def _of_particle(logs, particle: int, iteration: str | None, counts):
+    """Where a particle was sorted, in the iteration asked for, if any."""
+    from mpirecon.io import log_join
+
+    if iteration is None:
+        rows, sort = log_join.read_particle(logs, particle), "no sort"
+    else:
+        number = _choose_iteration(iteration, counts, logs.folder)
+        rows, sort = log_join.read_iteration(logs, number), f"no sort of iteration {number}"
+        rows = rows[rows["particle"] == particle]
+    if not len(rows):
+        raise UserError(f"{logs.folder}: {sort} lists particle {particle}; see reconstruct --log-particles")
+    return rows
 
 
 def _choose_iteration(text: str | None, counts, folder) -> int:
