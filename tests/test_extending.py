@@ -139,6 +139,9 @@ def test_a_format_of_ones_own_is_read(names, tmp_path, monkeypatch):
     for suffix in ("BAD2", "tsv", ".TSV", ".star.gz", ".", "", "./tsv"):
         with pytest.raises(UserError, match=f"^format '{re.escape(suffix)}': no name of a file .* expected"):
             add_format(type("Other", (names["Csv"],), {"suffix": suffix})())
+    for suffix in (".h5", ".hdf5", ".hdf", ".mrc", ".mrcs", ".map", ".npy"):
+        with pytest.raises(UserError, match=f"^format {suffix}: files that end so are .*; choose another ending"):
+            add_format(type("Other", (names["Csv"],), {"suffix": suffix})())
 
 
 def test_no_code_compares_the_names_of_losses_solvers_or_formats():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from mpirecon.errors import UserError
+from mpirecon.kinds import shown
 from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.parallel.slab import slab
 
@@ -140,16 +141,31 @@ class CryoSparc(TableFormat):
 STAR = Star()
 
 _BUILT_IN: tuple[TableFormat, ...] = (STAR, CryoSparc())
+
+#: endings of files that are something else here, whatever reads them: what is HDF5 is opened as a particle file
+_TAKEN = {".h5": "particle files", ".hdf5": "particle files", ".hdf": "particle files", ".mrc": "maps and stacks",
+          ".mrcs": "stacks", ".map": "maps", ".npy": "arrays"}
+
 _FORMATS: dict[str, TableFormat] = {known.suffix: known for known in _BUILT_IN}
 
 
 def add_format(table_format: TableFormat) -> str:
     """Have imports know a format by the ending of its files' names; returns that. One of one's own that had it is
-    replaced. UserError for the ending of a built-in one, and for one that no name has as `format_of` reads it."""
-    suffix = table_format.suffix
+    replaced. UserError for the ending of a built-in one or of files that are no tables, for one that no name has as
+    `format_of` reads it, and for what is no format."""
+    if not isinstance(table_format, TableFormat):
+        raise UserError(f"format {shown(table_format)}: expected an instance of a subclass of TableFormat "
+                        "(mpirecon.io.formats)")
+    kind, suffix = type(table_format).__name__, getattr(table_format, "suffix", None)
+    for what, text in (("name", getattr(table_format, "name", None)), ("suffix", suffix)):
+        if not isinstance(text, str):
+            raise UserError(f"format {kind}: its {what} must be text, got {shown(text)}")
     if len(suffix) < 2 or Path(f"a{suffix}").suffix.lower() != suffix:
         raise UserError(f"format {suffix!r}: no name of a file is known by this; expected a dot and what follows the "
                         "last dot of a name, in lower case, e.g. '.tsv'")
+    if suffix in _TAKEN:
+        raise UserError(f"format {suffix}: files that end so are {_TAKEN[suffix]}, and never read as tables; choose "
+                        "another ending")
     if any(known.suffix == suffix for known in _BUILT_IN):
         raise UserError(f"format {suffix}: there is a built-in one of files that end so already; choose another")
     _FORMATS[suffix] = table_format

@@ -13,7 +13,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.robust.own_code import digest_of_code
-from mpirecon.robust.returned import checked_numbers, refuse_bad
+from mpirecon.robust.returned import checked_numbers, refuse_bad, refuse_name
 from mpirecon.robust.statistics import Statistics, matched_filter
 
 
@@ -34,8 +34,7 @@ class Distance:
     norm: Callable[[Statistics, float], np.ndarray] | None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str):
-            raise UserError(f"distance: its name must be text, got {type(self.name).__name__}")
+        refuse_name("distance", self.name)
         if not callable(self.score) or not (self.norm is None or callable(self.norm)):
             raise UserError(f"distance {self.name}: score must be a function (statistics, sigma, typical), and norm a "
                             "function (statistics, typical) or None")

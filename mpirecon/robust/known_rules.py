@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.kinds import shown
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
 from mpirecon.parallel.select import smallest_k
 from mpirecon.robust import losses, own_rules
@@ -16,7 +17,7 @@ from mpirecon.robust.losses import L2, MAD_TO_SIGMA, Loss, is_m_estimator, loss_
 from mpirecon.robust.own_code import digest_of_code
 from mpirecon.robust.particle_noise import NOISY, median_of
 from mpirecon.robust.pose_mixture import PoseMixture
-from mpirecon.robust.returned import checked_numbers, checked_weights, refuse_bad
+from mpirecon.robust.returned import checked_numbers, checked_weights, refuse_bad, refuse_name
 from mpirecon.robust.rules import Case, Rule
 from mpirecon.robust.schedule import loosened, widened
 from mpirecon.robust.selection import Selection, keep_count
@@ -192,7 +193,12 @@ _OWN: dict[str, str] = {}
 
 def add_rule(rule: Rule) -> str:
     """Have runs know a rule by its name; returns the name. A rule of one's own that had it is replaced; runs that were
-    made before keep it. UserError for the name of another loss."""
+    made before keep it. UserError for the name of another loss, or none, and for what is no rule."""
+    if isinstance(rule, type) and issubclass(rule, Rule):
+        raise UserError(f"rule {rule.__name__}: expected a rule, and this is its class; give {rule.__name__}()")
+    if not isinstance(rule, Rule):
+        raise UserError(f"rule {shown(rule)}: expected an instance of a subclass of Rule (mpirecon.robust.rules)")
+    refuse_name(f"rule {type(rule).__name__}", getattr(rule, "name", None))
     losses.reserve(rule.name)
     _RULES[rule.name], _OWN[rule.name] = rule, digest_of_code(rule)
     return rule.name

@@ -32,7 +32,7 @@ from mpirecon.robust.loss_classes import (
     Welsch,
 )
 from mpirecon.robust.own_code import digest_of_code
-from mpirecon.robust.returned import checked_weights, refuse_uncalled
+from mpirecon.robust.returned import checked_weights, refuse_name, refuse_uncalled
 
 __all__ = [
     "CAUCHY_TUNING", "GEMAN_MCCLURE_TUNING", "HUBER_TUNING", "L1", "L2", "LOSSES", "MAD_TO_SIGMA", "M_ESTIMATORS",
@@ -117,9 +117,10 @@ def register(name: str, loss) -> str:
     Raises
     ------
     UserError
-        for the name of a built-in loss or of a rule, something that cannot be called, or a class without ``weight`` or
+        for the name of a built-in loss or of a rule, an empty one, something that cannot be called, or a class without ``weight`` or
         ``rho``.
     """
+    refuse_name("loss", name)
     if name in LOSSES:
         raise UserError(f"loss {name}: a built-in loss has this name; choose another")
     if name in _RESERVED:

@@ -1,4 +1,4 @@
-"""What a user's own losses and distances take and return, checked before it is used."""
+"""What a user's own losses, rules and distances are called, take and return, checked before it is used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.kinds import shown
+
+
+def refuse_name(what: str, name) -> None:
+    """Raise UserError where what is to be known by a name has none: it is no text, or empty."""
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{what}: its name must be text that is not empty, got {shown(name)}")
 
 
 def refuse_uncalled(name: str, loss: Callable) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpirecon.errors import UserError
+from mpirecon.kinds import shown
 from mpirecon.robust.own_code import digest_of_code
+from mpirecon.robust.returned import refuse_name
 
 if TYPE_CHECKING:
     from mpirecon.solvers.base import Solver
@@ -80,7 +82,13 @@ _OWN: dict[str, str] = {}
 
 def add_solver(kind: SolverKind) -> str:
     """Have runs know a solver by its name; returns the name. One of one's own that had it is replaced; runs that were
-    made before keep it. UserError for the name of a built-in one."""
+    made before keep it. UserError for the name of a built-in one, or none, and for what is no kind of solver."""
+    if not isinstance(kind, SolverKind):
+        raise UserError(f"solver {shown(kind)}: expected a SolverKind (mpirecon.solvers.kinds), which names it")
+    refuse_name("solver", kind.name)
+    if not callable(kind.make):
+        raise UserError(f"solver {kind.name}: make is {shown(kind.make)}; expected a function of an Engine and a "
+                        "Config that returns a Solver")
     if kind.name in _BUILT_IN:
         raise UserError(f"solver {kind.name}: there is a built-in one of this name already; choose another")
     _KINDS[kind.name], _OWN[kind.name] = kind, digest_of_code(kind)
