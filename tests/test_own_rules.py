@@ -1,5 +1,7 @@
 """What rules, losses and distances of one's own decide and return is checked: no nonsense makes a map."""
 
+import re
+
 import numpy as np
 import pytest
 from particle_statistics import random_statistics
@@ -82,6 +84,71 @@ def test_what_a_rule_decides_is_checked(particles, column, make, said):
 def test_a_rule_decides_a_selection_that_weighs_something(particles):
     refused(particles, Nothing(), "decide returned NoneType; expected a Selection")
     refused(particles, Odd(weight=np.zeros, kept=lambda m: np.zeros(m, bool)), "gave the weight 0 to all 100 particles")
+
+
+def uniform(value):
+    return lambda m: np.full(m, value)
+
+
+def test_weights_are_such_that_single_precision_holds_their_sums(particles):
+    for value in (1e-300, 9e-21, 2e20, 1e300):
+        said = re.escape(f"weights of up to {value:g}; the largest must be between 1e-20 and 1e+20")
+        refused(particles, Odd(weight=uniform(value)), f"loss odd: its rule's decide returned {said}")
+    for value in (1e-20, 1e20):  # as any other weight does
+        add_rule(Odd(weight=uniform(value)))
+        found = mr.reconstruct(particles, loss="odd", **{**FAST, "iterations": 2}).volume.array
+        add_rule(Odd())
+        expected = mr.reconstruct(particles, loss="odd", **{**FAST, "iterations": 2}).volume.array
+        np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+    with pytest.raises(mr.UserError, match=r"loss steep: the function returned weights of up to .*; the largest must"):
+        mr.reconstruct(particles, loss=steep, **FAST)
+    with pytest.raises(mr.UserError, match=r"starting weights are up to 1e-300; the largest must be between 1e-20"):
+        mr.reconstruct(particles, start_weights=np.full(M, 1e-300), loss="odd", **FAST)
+
+
+def steep(d):
+    """One particle counts more than all others together, by more than numbers hold."""
+    return np.where(d == d.max(), 1e250, 1.0)
+
+
+class Writes(Odd):
+    """Writes into what it is given."""
+
+    def __init__(self, what, in_value=False):
+        super().__init__()
+        self.what, self.in_value = what, in_value
+
+    def decide(self, case):
+        if not self.in_value:
+            self.what(case).fill(0)
+        return super().decide(case)
+
+    def value(self, comm, d, selection, valid, given):
+        if self.in_value:
+            self.what((d, valid, given)).fill(0)
+        return 1.0
+
+
+@pytest.mark.parametrize("rule", [
+    *(Writes(lambda case, name=name: getattr(case, name)) for name in ("valid", "credible", "sigma", "ids")),
+    Writes(lambda case: case.statistics.sums), *(Writes(lambda given, k=k: given[k], True) for k in range(3)),
+])  # fmt: skip
+def test_a_rule_does_not_write_into_what_the_run_goes_on_with(particles, rule):
+    add_rule(rule)
+    with pytest.raises(ValueError, match="read-only"):
+        mr.reconstruct(particles, loss="odd", **FAST)
+
+
+def test_a_distance_does_not_either(particles):
+    def writes(s, *others):
+        s.sums.fill(0)
+
+    for odd in (mr.distances.Distance("writes", True, writes, None),
+                mr.distances.Distance("writes", True, lambda s, sigma, typical: s.residual, writes),
+                mr.distances.Distance("writes", True, lambda s, sigma, typical: sigma.fill(1), None)):
+        with pytest.raises(ValueError, match="read-only"):
+            mr.reconstruct(particles, distance=odd, loss="sorted" if odd.norm is None else "l1",
+                           keep=0.7 if odd.norm is None else None, **FAST)
 
 
 def test_particles_that_may_not_be_selected_are_not():

@@ -23,6 +23,7 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_output import read_particle_table
 from mpirecon.io.text_encoding import not_utf8, wide_encoding
 from mpirecon.model.devices import numbers_of
+from mpirecon.robust.returned import LARGEST_WEIGHT, SMALLEST_WEIGHT
 
 #: what an array of a script is called where a source is named
 ARRAY = "an array"
@@ -44,7 +45,7 @@ class GivenWeights:
     @classmethod
     def of(cls, source: str, values: np.ndarray, where: Callable[[int], str], file: ParticleFile) -> GivenWeights:
         """Checked: UserError naming the first particle whose weight is none, by where(row),
-        and a half set without any."""
+        a half set without any, and weights too far from each other for sums of them."""
         bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
         if len(bad):
             more = f" ({len(bad)} such particles)" if len(bad) > 1 else ""
@@ -55,6 +56,7 @@ class GivenWeights:
             if (halves == half).any() and not values[halves == half].any():
                 raise UserError(f"{source}: all {int((halves == half).sum())} particles of half set {half} have weight "
                                 "0; both half maps need particles")
+            _refuse_extreme(values, halves == half, half, where)
         return cls(source, values)
 
     @property
@@ -64,11 +66,11 @@ class GivenWeights:
 
     def as_dict(self) -> dict:
         """For summary.json; ``effective``: how many particles of equal weight would be as many, (Σw)²/Σw²."""
-        used = self.values[self.values > 0]
+        used, relative = self.values[self.values > 0], self.relative
         return {
             "source": self.source, "smallest": float(used.min()), "median": float(np.median(used)),
             "largest": float(used.max()),
-            "zero": int(len(self.values) - len(used)), "effective": float(used.sum() ** 2 / (used**2).sum()),
+            "zero": int(len(self.values) - len(used)), "effective": float(relative.sum() ** 2 / (relative**2).sum()),
         }  # fmt: skip
 
     def sentence(self) -> str:
@@ -79,6 +81,17 @@ class GivenWeights:
             return f"weights of {self.source} are all {about['largest']:.4g}: they change nothing{zero}"
         return (f"weights of {self.source}, from {about['smallest']:.4g} to {about['largest']:.4g}, median "
                 f"{about['median']:.4g}, effective number of particles {about['effective']:.1f}{zero}")
+
+
+def _refuse_extreme(values: np.ndarray, members: np.ndarray, half: int, where: Callable[[int], str]) -> None:
+    """Raise UserError where the largest weight of a half set is too far from the median of all: maps are sums in single
+    precision."""
+    row = int(np.argmax(np.where(members, values, -1)))
+    with np.errstate(over="ignore"):
+        ratio = float(values[row] / np.median(values[values > 0]))
+    if members.any() and not SMALLEST_WEIGHT <= ratio <= LARGEST_WEIGHT:
+        raise UserError(f"{where(row)} is the largest of half set {half}, and {ratio:.3g} times the median weight of "
+                        f"all particles; expected {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g} times")
 
 
 def given_array(values, file: ParticleFile) -> GivenWeights:

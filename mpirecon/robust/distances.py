@@ -6,14 +6,14 @@ Distances that need whitened statistics say so with ``whitened``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.robust.own_code import digest_of_code
-from mpirecon.robust.returned import checked_numbers, refuse_bad, refuse_name
+from mpirecon.robust.returned import checked_numbers, read_only, refuse_bad, refuse_name
 from mpirecon.robust.statistics import Statistics, matched_filter
 
 
@@ -45,7 +45,10 @@ def scores_by(distance: Distance, statistics: Statistics, sigma: np.ndarray, typ
     """The sorting scores of m particles, (m,) float64; UserError where a distance of one's own returns something else,
     or no number for those that are `valid`, (m,) bool."""
     what = f"distance {distance.name}: score"
-    score = checked_numbers(what, distance.score(statistics, sigma, typical), statistics.yy.shape)
+    given = statistics, sigma
+    if distance not in _BUILT_IN:
+        given = replace(statistics, sums=read_only(statistics.sums)), read_only(sigma)
+    score = checked_numbers(what, distance.score(*given, typical), statistics.yy.shape)
     if valid is not None and distance not in _BUILT_IN:
         refuse_bad(what, score, np.isnan(score) & valid, "scores must be numbers, by which particles can be sorted")
     return score
@@ -54,7 +57,10 @@ def scores_by(distance: Distance, statistics: Statistics, sigma: np.ndarray, typ
 def norms_by(distance: Distance, statistics: Statistics, typical: float, valid: np.ndarray) -> np.ndarray:
     """The norms of m particles, likewise."""
     what = f"distance {distance.name}: norm"
-    norm = checked_numbers(what, distance.norm(statistics, typical), statistics.yy.shape)
+    given = statistics
+    if distance not in _BUILT_IN:
+        given = replace(statistics, sums=read_only(statistics.sums))
+    norm = checked_numbers(what, distance.norm(given, typical), statistics.yy.shape)
     if distance not in _BUILT_IN:
         refuse_bad(what, norm, ~(np.isfinite(norm) & (norm >= 0)) & valid, "norms must be finite and not negative")
     return norm

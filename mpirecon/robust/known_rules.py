@@ -17,7 +17,7 @@ from mpirecon.robust.losses import L2, MAD_TO_SIGMA, Loss, is_m_estimator, loss_
 from mpirecon.robust.own_code import digest_of_code
 from mpirecon.robust.particle_noise import NOISY, median_of
 from mpirecon.robust.pose_mixture import PoseMixture
-from mpirecon.robust.returned import checked_numbers, checked_weights, refuse_bad, refuse_name
+from mpirecon.robust.returned import checked_numbers, checked_weights, refuse_bad, refuse_extreme, refuse_name
 from mpirecon.robust.rules import Case, Rule
 from mpirecon.robust.schedule import loosened, widened
 from mpirecon.robust.selection import Selection, keep_count
@@ -174,7 +174,11 @@ class ByNorm(Rule):
             raise UserError(f"loss {self.name}: it gave all {count:.0f} particles the weight 0; distances of "
                             f"typical particles are about {centre:.3g}, which it must not leave out")
         typical = median_of(comm, weight[valid])
-        weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)
+        with np.errstate(over="ignore"):  # infinity is refused
+            weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)
+        if count:
+            largest = comm.allreduce_scalar(float(weight.max(initial=0)), "max")
+            refuse_extreme(f"loss {self.name}: the function", largest)
         return Selection(weight, weight > 0, score, centre_=centre, scale_=scale)
 
     def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray,

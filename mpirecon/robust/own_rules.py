@@ -14,7 +14,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator, run_together, together
-from mpirecon.robust.returned import checked_number, checked_numbers, refuse_bad
+from mpirecon.robust.returned import checked_number, checked_numbers, read_only, refuse_bad, refuse_extreme
 from mpirecon.robust.rules import Case, Rule
 from mpirecon.robust.selection import Attenuation, Selection
 
@@ -27,18 +27,28 @@ _COLUMNS = {"distance": False, "contrast": True, "contrast2": True, "posterior":
 def decided(rule: Rule, case: Case) -> Selection:
     """What a rule of one's own decides; UserError, on all ranks, where it is no selection of the case's particles."""
     comm, valid = case.comm, case.valid
-    found = watched(comm, rule.name, lambda watch: rule.decide(replace(case, comm=watch)))
+    found = watched(comm, rule.name, lambda watch: rule.decide(_readable(replace(case, comm=watch))))
     chosen = run_together(comm, lambda: _checked(rule, found, valid))
     total, kept = comm.allreduce(np.array([chosen.weight.sum(), float(chosen.kept.sum())]))
     if (count := comm.allreduce_scalar(int(valid.sum()))) and not (total > 0 and kept):
         did = "keeps none of" if total > 0 else "gave the weight 0 to all"
         raise UserError(f"{_named(rule)} {did} {count} particles; a map is made of those that it keeps, and weighs")
+    if count:
+        refuse_extreme(_named(rule), comm.allreduce_scalar(float(chosen.weight.max(initial=0)), "max"))
     return chosen
+
+
+def _readable(case: Case) -> Case:
+    """The case, whose arrays cannot be written into: the run goes on with them."""
+    statistics = replace(case.statistics, sums=read_only(case.statistics.sums))
+    return replace(case, statistics=statistics,
+                   **{name: read_only(getattr(case, name)) for name in ("sigma", "ids", "valid", "credible")})
 
 
 def value_of(rule: Rule, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray,
              given: np.ndarray) -> float:
     """The value of a rule of one's own; UserError, on all ranks, where it is no finite number."""
+    d, valid, given = read_only(d), read_only(valid), read_only(given)
     value = watched(comm, rule.name, lambda watch: rule.value(watch, d, selection, valid, given))
     return run_together(comm, lambda: checked_number(f"loss {rule.name}: value", value))
 
@@ -64,6 +74,7 @@ def _checked(rule: Rule, found, valid: np.ndarray) -> Selection:
         bad = ~np.isfinite(columns[name]) if finite else np.isnan(columns[name]) & (name == "distance")
         refuse_bad(f"{what}, for {name},", columns[name], bad & valid, "expected numbers of all particles")
     small = _flags(f"{what}, for small,", found.small, valid.shape)
+    columns = {name: values.copy() for name, values in columns.items()}  # they may be what the case holds
     return replace(found, weight=np.where(valid, weight, 0.0), kept=kept & valid, small=small & valid, **columns)
 
 

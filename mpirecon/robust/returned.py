@@ -10,6 +10,9 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.kinds import shown
 
+#: sums of weighted images in single precision hold weights between these, with room for large boxes and many particles
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-20, 1e20
+
 
 def refuse_name(what: str, name) -> None:
     """Raise UserError where what is to be known by a name has none: it is no text, or empty."""
@@ -67,6 +70,21 @@ def refuse_bad(what: str, values: np.ndarray, bad: np.ndarray, must: str) -> Non
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise UserError(f"{what} returned {values[row]:g} for {int(bad.sum())} of {len(values)} particles; {must}")
+
+
+def refuse_extreme(what: str, largest: float) -> None:
+    """Raise UserError where the largest weight of all is too far from 1 for sums in single precision."""
+    if not SMALLEST_WEIGHT <= largest <= LARGEST_WEIGHT:
+        raise UserError(f"{what} returned weights of up to {largest:g}; the largest must be between "
+                        f"{SMALLEST_WEIGHT:g} and {LARGEST_WEIGHT:g}, and that of a typical particle about 1: divide "
+                        "them by their median")
+
+
+def read_only(values: np.ndarray) -> np.ndarray:
+    """An array that what a script gives may read, and not write into: it is the run's own."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def checked_number(what: str, returned) -> float:

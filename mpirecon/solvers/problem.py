@@ -23,6 +23,7 @@ from mpirecon.parallel.pages import worth_huge_pages
 from mpirecon.parallel.placement import Placement, place_ranks
 from mpirecon.parallel.threads import available_cores, default_memory, default_threads
 from mpirecon.robust.distances import Distance
+from mpirecon.robust.returned import LARGEST_WEIGHT, SMALLEST_WEIGHT
 from mpirecon.search.warm import steps as search_steps
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
@@ -175,6 +176,9 @@ class Problem:
                             f"each particle of {self.file.path}")
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
             raise UserError("starting weights must be finite and not negative, and not all 0")
+        if not SMALLEST_WEIGHT <= weights.max() <= LARGEST_WEIGHT:
+            raise UserError(f"starting weights are up to {weights.max():g}; the largest must be between "
+                            f"{SMALLEST_WEIGHT:g} and {LARGEST_WEIGHT:g}, and that of a typical particle about 1")
         return weights[self.slab.start : self.slab.stop]
 
 
