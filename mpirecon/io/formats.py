@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mpirecon.errors import UserError
 from mpirecon.kinds import shown
-from mpirecon.parallel.comm import Communicator, run_together
+from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.slab import slab
 
 if TYPE_CHECKING:
@@ -203,6 +203,18 @@ def is_table(path: str | os.PathLike) -> bool:
     import h5py  # slow to load
 
     return format_of(path) is not None and not (Path(path).is_file() and h5py.is_hdf5(path))
+
+
+def read_table(table_format: TableFormat, path: Path, comm: Communicator, options: ImportOptions) -> ParticleTable:
+    """This rank's slab of a table; UserError, on all ranks, where its format reads no such thing. Collective."""
+    from mpirecon.io.particle_table import ParticleTable
+
+    table = table_format.read(path, comm, options)
+    with together(comm):
+        if not isinstance(table, ParticleTable):
+            raise UserError(f"{path}: read of the format {table_format.name} returned {shown(table)}; expected a "
+                            "ParticleTable (mpirecon.io.particle_table)")
+    return table
 
 
 def slab_of(whole: ParticleTable, comm: Communicator) -> ParticleTable:

@@ -18,7 +18,7 @@ from mpirecon.io.replaced import HDF5
 from mpirecon.io.cryosparc import with_own_uids
 from mpirecon.io.families import find_families
 from mpirecon.io.fingerprint import Seen
-from mpirecon.io.formats import STAR, TableFormat, format_of, formats
+from mpirecon.io.formats import STAR, TableFormat, format_of, formats, read_table
 from mpirecon.io.half_sets import half_sets
 from mpirecon.io.image_kind import look_at_images, sampled_rows
 from mpirecon.io.image_levels import LevelsSurvey
@@ -76,7 +76,7 @@ def import_particles(
     unchanged.agree(comm)
     options = form.settled(options)
     provenance = run_together(comm, lambda: provenance_of(Path(path), options))
-    table = form.read(Path(path), comm, options)
+    table = read_table(form, Path(path), comm, options)
     agree(comm, table)
     if options.ignore_aberrations:
         _leave_out_aberrations(table)

@@ -12,6 +12,7 @@ from mpirecon.operators.resample import linearly
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map, held_out_map
+from mpirecon.solvers.kinds import own_digest
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.wiener import finest_compared, local_wiener, ssnr_of_half, ssnr_of_whole, wiener_filter
 from mpirecon.validate.fsc import fsc_of_transforms, masked_transforms
@@ -75,6 +76,11 @@ class Solver(ABC):
         self.fsc = fsc
 
     @property
+    def is_own(self) -> bool:
+        """Whether a script added it."""
+        return own_digest(self.config.solver) is not None
+
+    @property
     def reference_maps(self) -> list[MapOf]:
         folds = self.engine.folds
         held_out = [held_out_map(group) for group in self.engine.slab.groups] if folds > 1 else []
@@ -92,6 +98,8 @@ class Solver(ABC):
     def compare_halves(self, maps: MapSet) -> tuple[np.ndarray, np.ndarray] | None:
         """Set ``fsc`` from the two half maps, on all ranks.
         Returns what was compared: their half transforms in the mask, on rank 0."""
+        if self.is_own:  # what its maps lack would not be said to be the solver's
+            maps.check([half_map(1), half_map(2)], f"solver {self.config.solver}, for its half maps,")
         first, second = maps.bring(half_map(1)), maps.bring(half_map(2))
         curve = transforms = None
         if self.engine.comm.rank == 0:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpirecon.errors import UserError
 from mpirecon.kernels.sphere import Packed, Sphere, add_middle
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.pages import alone
@@ -244,6 +245,23 @@ class MapSet:
         self._owner[made_of] = owner
         if volume is not None:
             self._mine[made_of] = np.ascontiguousarray(volume, np.float32)
+
+    def check(self, wanted: list[MapOf], what: str) -> None:
+        """Raise UserError, on all ranks, where one of the maps that `what` was to make is not there, of another shape,
+        or not finite. Collective."""
+        names = {made_of: str(made_of).removeprefix("map of ") for made_of in wanted}
+        with together(self.comm):
+            for made_of, name in names.items():
+                if made_of not in self._owner:
+                    raise UserError(f"{what} made no map of {name}; expected maps of {', '.join(names.values())}")
+                if self._owner[made_of] != self.comm.rank:
+                    continue
+                volume = self._mine.get(made_of)
+                shape = None if volume is None else volume.shape
+                if shape != (self.box,) * 3:
+                    raise UserError(f"{what} made a map of {name} of shape {shape}; expected {(self.box,) * 3}")
+                if bad := volume.size - np.count_nonzero(np.isfinite(volume)):
+                    raise UserError(f"{what} made a map of {name} that holds {bad} NaN or infinite voxels")
 
     def owner(self, made_of: MapOf) -> int:
         return self._owner[made_of]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from mpirecon.errors import UserError
@@ -89,6 +90,12 @@ def add_solver(kind: SolverKind) -> str:
     if not callable(kind.make):
         raise UserError(f"solver {kind.name}: make is {shown(kind.make)}; expected a function of an Engine and a "
                         "Config that returns a Solver")
+    try:
+        signature(kind.make).bind(None, None)
+    except TypeError as error:
+        raise UserError(f"solver {kind.name}: its make is called with an Engine and a Config: {error}") from error
+    except ValueError:
+        pass  # of some built-in types nothing is known: they are refused as they are called
     if kind.name in _BUILT_IN:
         raise UserError(f"solver {kind.name}: there is a built-in one of this name already; choose another")
     _KINDS[kind.name], _OWN[kind.name] = kind, digest_of_code(kind)

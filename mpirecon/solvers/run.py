@@ -30,6 +30,7 @@ from mpirecon.solvers.fixed_poses import FixedPoses
 from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.nearby_schedule import NearbySchedule
 from mpirecon.solvers.observers import Announcer, Observer, RankRecords
+from mpirecon.solvers.own_solvers import finished, made_by, stepped
 from mpirecon.solvers.pace import Pace
 from mpirecon.solvers.part_maps import search_curves
 from mpirecon.solvers.passes import Engine
@@ -64,8 +65,7 @@ class Reconstruction:
         timings = Timings(comm.activity.step, began)
         self.problem = p = Problem.of(comm, file, config, log, console, timings, weights)
         self.comm, self.file, self.config, self.slab = comm, file, p.config, p.slab
-        self.log, self.console = log, console
-        self.given = p.given
+        self.log, self.console, self.given = log, console, p.given
         self.start = run_together(comm, lambda: p.starting_weights(start_weights))
         self.engine = Engine(
             comm, p.backend, p.slab, ImageStore(p.backend, p.slab), p.config.scoring_folds, p.mask, timings, log,
@@ -114,7 +114,7 @@ class Reconstruction:
         """Have the solver ready for images that were surveyed, in this run or in the one that it continues."""
         self.slab.visit_by_view(survey.by_view)
         self.engine = replace(self.engine, found=survey)
-        self.solver = self._make_solver(self.engine, self.config)
+        self.solver = made_by(self._make_solver, self.engine, self.config)
         if self.config.searches:
             from mpirecon.solvers.rescue import Rescue  # most runs search nothing, and load nothing that does
 
@@ -130,7 +130,7 @@ class Reconstruction:
         weigh = self._in_batches(number, selection) if self._sorts_batches else lambda rows: selection
         total, mine = self.scoring.visits(passes, int(self.poses.moved.sum()))
         with self.engine.pace.showing(total, f"iteration {number} of {rounds}", mine=mine, further=rounds - number):
-            selection = self.solver.step(weigh)  # Σ w s Aᴴŷ and Σ w s² AᴴA, maps of halves and folds, their FSC
+            selection = stepped(self.solver, weigh)  # Σ w s Aᴴŷ and Σ w s² AᴴA, maps of halves and folds, their FSC
             # yy, yp, pp of each particle against maps that it did not build
             scores = self._score(number, search_nearby, self.scoring.sample)
         made = State(number, state.survey, self.slab.valid, self.slab.pose, search_nearby, selection,
@@ -149,7 +149,7 @@ class Reconstruction:
         again = not self.config.rule.scores and self.solver.final_steps().get("half maps", 0) > 0
         if not again:
             self._make_room()  # their memory is the solution's now
-        maps = self.solver.finish()
+        maps = finished(self.solver)
         if again:
             self._score_refined(maps)
         held_out = self.state.scores.held_out
