@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 from dataclasses import dataclass
 
@@ -79,14 +80,19 @@ class Kernel:
         Raises
         ------
         TypeError
-            for a name that is missing or that the table lacks, another dtype, or None where an array must be
+            for a name that is missing or that the table lacks, another dtype, what is no number, or no whole one, where
+            one must be, or None where an array must be
         ValueError
-            for an array that is not C-contiguous, or whose size the other arguments contradict
+            for an array that is not C-contiguous, that is written and read-only, or whose size the other arguments
+            contradict, and for a number that its dtype does not hold
         """
         names = [argument.name for argument in self.arguments]
         if set(names) != set(values):
             missing, unknown = sorted(set(names) - set(values)), sorted(set(values) - set(names))
             raise TypeError(f"{self.name} takes {', '.join(names)}; missing: {missing}, unknown: {unknown}")
+        for argument in self.arguments:
+            if argument.shape is None:
+                _check_number(f"{self.name}: {argument.name}", argument.dtype, values[argument.name])
         sizes = {a.name: int(values[a.name]) for a in self.arguments if a.shape is None and a.dtype.startswith("int")}
         for argument in self.arguments:
             if argument.shape is not None:
@@ -107,6 +113,9 @@ class Kernel:
             raise TypeError(f"{what} is an array of {value.dtype}, expected {dtype}")
         if not value.flags.c_contiguous:
             raise ValueError(f"{what}, of shape {value.shape}, is not C-contiguous")
+        # device memory may have no such flag: it can be written
+        if argument.written and not getattr(value.flags, "writeable", True):
+            raise ValueError(f"{what} is read-only, and the kernel writes into it")
         known, unknown = {"": 1, "pairs": 2, "fours": 4}[together], []
         for size in argument.shape:
             found = _size(size, sizes)
@@ -118,6 +127,16 @@ class Kernel:
             each = [(size, _size(size, sizes)) for size in argument.shape]
             expected = ", ".join(f"{size}" if found in (None, size) else f"{size} = {found}" for size, found in each)
             raise ValueError(f"{what} has the shape {value.shape}, expected ({expected})")
+
+
+def _check_number(what: str, dtype: str, value) -> None:
+    """TypeError where a number is none, or not a whole one where that is expected; ValueError where it is too large."""
+    whole = dtype.startswith("int")
+    right = numbers.Integral if whole else numbers.Real
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, right):
+        raise TypeError(f"{what} is {value!r}, expected {'a whole number' if whole else 'a number'} ({dtype})")
+    if whole and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+        raise ValueError(f"{what} is {value}, which {dtype} does not hold")
 
 
 def _size(size: Size, sizes: dict[str, int]) -> int | None:

@@ -61,6 +61,11 @@ def test_arguments_are_put_in_order_and_numbers_are_of_the_tables_type():
     assert TABLE.arranged(given())[4] is None
 
 
+def read_only(array_):
+    array_.flags.writeable = False
+    return array_
+
+
 @pytest.mark.parametrize("wrong, message", [
     ({"weigth": None}, r"unknown: \['weigth'\]"),
     ({"values": np.zeros((3, 8, 5), np.complex128)}, "values is an array of complex128, expected complex64"),
@@ -70,6 +75,14 @@ def test_arguments_are_put_in_order_and_numbers_are_of_the_tables_type():
     ({"first": np.zeros(6, np.int32)}, r"sums has the shape \(3, 4\), expected \(images = 3, shells = 5\)"),
     ({"weight": np.ones(4, np.float32)}, r"weight has the shape \(4,\), expected \(images = 3\)"),
     ({"sums": np.zeros((3, 5))}, r"sums has the shape"),
+    ({"sums": read_only(np.zeros((3, 4)))}, "sums is read-only, and the kernel writes into it"),
+    ({"p": 8.5}, r"p is 8.5, expected a whole number \(int32\)"),
+    ({"p": 8.0}, r"p is 8.0, expected a whole number"),
+    ({"p": True}, "p is True, expected a whole number"),
+    ({"p": None}, "p is None, expected a whole number"),
+    ({"p": 2**31}, "p is 2147483648, which int32 does not hold"),
+    ({"scale": "2"}, r"scale is '2', expected a number \(float32\)"),
+    ({"scale": np.ones(1)}, r"scale is array\(\[1.\]\), expected a number"),
 ])  # fmt: skip
 def test_what_the_table_contradicts_is_refused(wrong, message):
     with pytest.raises((TypeError, ValueError), match=f"shells.*({message})"):
