@@ -132,8 +132,8 @@ class Kernel:
 def _check_number(what: str, dtype: str, value) -> None:
     """TypeError where a number is none, or not a whole one where that is expected; ValueError where it is too large."""
     whole = dtype.startswith("int")
-    right = numbers.Integral if whole else numbers.Real
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, right):
+    right = (numbers.Integral, np.bool_) if whole else numbers.Real  # flags are whole numbers
+    if not isinstance(value, right):
         raise TypeError(f"{what} is {value!r}, expected {'a whole number' if whole else 'a number'} ({dtype})")
     if whole and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
         raise ValueError(f"{what} is {value}, which {dtype} does not hold")
