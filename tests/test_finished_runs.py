@@ -151,3 +151,36 @@ def test_a_comparison_is_drawn(finished, tmp_path, cli):
 
 def _drawn(path: Path) -> int:
     return path.read_text(encoding="utf-8").count("<path ")
+
+
+@pytest.mark.parametrize("name, use", [
+    ("fsc.csv", lambda result: result.fsc),
+    ("fsc.csv", lambda result: result.plot()),
+    ("mask.mrc", lambda result: result.mask),
+    ("sharpened.mrc", lambda result: result.sharpened),
+    ("volume.mrc", lambda result: result.volume),
+    ("particles.h5", lambda result: result.particles),
+])  # fmt: skip
+def test_a_file_that_was_removed_from_a_run_is_named(finished, tmp_path, name, use):
+    copy = mr.Result(finished / "run").save(tmp_path / "copy")
+    assert copy.mask is not None and copy.sharpened is not None
+    copy = mr.Result(tmp_path / "copy")
+    (tmp_path / "copy" / name).unlink()
+    with pytest.raises(mr.UserError, match=f"copy/{name}"):
+        use(copy)
+
+
+@pytest.mark.parametrize("content", [b"", b"fsc\n", b"fsc\nmuch\n", b"\xff\xfe\x00"], ids=["empty", "head", "words", "bytes"])
+def test_curves_that_are_damaged_are_named(finished, tmp_path, content):
+    copy = mr.Result(finished / "run").save(tmp_path / "copy")
+    (tmp_path / "copy" / "fsc.csv").write_bytes(content)
+    with pytest.raises(mr.UserError, match="copy/fsc.csv is damaged"):
+        copy.curve("fsc")
+
+
+def test_a_removed_run_is_not_saved(finished, tmp_path):
+    copy = mr.Result(finished / "run").save(tmp_path / "copy")
+    (tmp_path / "copy").rename(tmp_path / "moved")
+    with pytest.raises(mr.UserError, match="copy: no such folder, which the run wrote"):
+        copy.save(tmp_path / "again")
+    assert not (tmp_path / "again").exists()

@@ -25,6 +25,10 @@ from mpirecon.io.unfinished import UNFINISHED
 from mpirecon.kinds import AnyPath, checked
 
 
+#: what to do where a file of the run is not there, or not what the run wrote
+_RESTORE = "copy it back from where it was moved to, or reconstruct again"
+
+
 class Result:
     """A finished run, from the folder that ``reconstruct`` wrote, here or on the command line.
 
@@ -68,13 +72,13 @@ class Result:
 
     @cached_property
     def mask(self) -> Volume | None:
-        """The mask that was made from the map; None without post-processing."""
-        return self._map("mask") if (self.folder / "mask.mrc").exists() else None
+        """The mask that was made from the map; None without post-processing. UserError where it was removed."""
+        return self._map("mask") if self._wrote("mask.mrc") else None
 
     @cached_property
     def sharpened(self) -> Volume | None:
-        """The sharpened map; None without post-processing."""
-        return self._map("sharpened") if (self.folder / "sharpened.mrc").exists() else None
+        """The sharpened map; None without post-processing. UserError where it was removed."""
+        return self._map("sharpened") if self._wrote("sharpened.mrc") else None
 
     @cached_property
     def fsc(self) -> FSC:
@@ -93,13 +97,31 @@ class Result:
         Returns
         -------
         FSC
+
+        Raises
+        ------
+        UserError
+            listing the columns, if there is no such column; where the file is damaged or not there any more.
         """
-        with open(self.folder / "fsc.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
+        path = self.folder / "fsc.csv"
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such file, which the run wrote; {_RESTORE}") from error
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise _damaged(path) from error
+        if not rows:
+            raise _damaged(path)
         if name not in rows[0]:
-            raise UserError(f"{self.folder}/fsc.csv has no column {name}; it has {', '.join(rows[0])}")
+            raise UserError(f"{path} has no column {name}; it has {', '.join(map(str, rows[0]))}")
         about = self.summary["particles"]
-        return FSC(np.array([float(row[name]) for row in rows]), about["box"], about["pixel_size"])
+        try:
+            return FSC(np.array([float(row[name]) for row in rows]), about["box"], about["pixel_size"])
+        except (TypeError, ValueError) as error:
+            raise _damaged(path) from error
 
     @property
     def resolution(self) -> float | None:
@@ -162,9 +184,13 @@ class Result:
         Raises
         ------
         UserError
-            if `folder` exists and is not empty, without `overwrite`, or lies in the run's folder.
+            if `folder` exists and is not empty, without `overwrite`, or lies in the run's folder; where that is not
+            there any more.
         """
         target = Path(folder)
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder, which the run wrote; copy it back from where it was moved "
+                            "to, or reconstruct again")
         _refuse_nested(self.folder, target)
         read = [*run_origins(self.folder), *(Input("result", path) for path in self.folder.iterdir())]
         with RunFolder(target, RECONSTRUCTION, read, overwrite=overwrite) as place:
@@ -201,6 +227,13 @@ class Result:
             axes[2].legend(frameon=False)
         return figure
 
+    def _wrote(self, name: str) -> bool:
+        """Whether a file is the run's; UserError where it was, and is not there any more."""
+        there = (self.folder / name).exists()
+        if not there and name in self.summary.get("files", ()):
+            raise UserError(f"{self.folder / name}: no such file, which the run wrote; {_RESTORE}")
+        return there
+
     def _map(self, name: str) -> Volume:
         return read_map(self.folder / f"{name}.mrc")
 
@@ -210,6 +243,10 @@ class Result:
     def __repr__(self) -> str:
         at = "beyond Nyquist" if self.resolution is None else f"{self.resolution:.2f} Å"
         return f"Result({len(self.particles)} particles, {int(self.kept.sum())} kept, FSC 0.143 at {at}, {self.folder})"
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is damaged: it does not hold the curves that the run wrote; {_RESTORE}")
 
 
 def _refuse_nested(run: Path, target: Path) -> None:
