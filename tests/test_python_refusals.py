@@ -57,6 +57,8 @@ def refused(function, said, *given, **named):
     (dict(start_weights="nosuch"), "starting weights: they must be an array of numbers, got str"),
     (dict(start_weights=["a"] * M), "starting weights: they must be an array of numbers, got list of <U1"),
     (dict(weights=["a"] * M), "weights"),
+    (dict(weights=np.ma.masked_less(np.arange(M), 2)), "weights: they are a masked array"),
+    (dict(start_weights=np.ma.masked_less(np.arange(M), 2)), "starting weights: they are a masked array"),
     (dict(weights=5), "weights"),
     (dict(particles=None), "particles=None: expected Particles, or the path"),
     (dict(particles=[1, 2]), r"particles=\[1, 2\]: expected Particles"),

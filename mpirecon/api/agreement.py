@@ -37,11 +37,22 @@ def same_on_all(comm: Communicator, **settings) -> None:
             here, there = first.get(name, _NOT_GIVEN), other.get(name, _NOT_GIVEN)
             if here == there:
                 continue
-            how = f"another {here[0]} on rank 0 than" if here[0] == there[0] else f"{here[0]} on rank 0 and {there[0]}"
+            if (own := _known_to_one(here[0], there[0])) is not None:
+                knows, lacks = (0, rank) if here[0].startswith(_OWN) else (rank, 0)
+                raise UserError(f"{name} {own!r} is registered on rank {knows} and not on rank {lacks} (rank {rank} is "
+                                f"on host {host}); register it on all ranks")
+            one, two = (words.removeprefix(f"{_OWN} ") for words in (here[0], there[0]))
+            how = f"another {here[0]} on rank 0 than" if here[0] == there[0] else f"{one} on rank 0 and {two}"
             of_code = here[0] == there[0] and here[0].startswith(_CODE)
             why = ", in its code or a variable that it refers to;" if of_code else ";"
             raise UserError(f"{name} is {how} on rank {rank} (host {host}){why} all ranks must be given the same, such "
                             f"as what rank 0 has read or drawn and sent to the others")
+
+
+def _known_to_one(here: str, there: str) -> str | None:
+    """The name of a script's own loss, distance or solver that both ranks were given and only one has registered."""
+    name = min(here, there, key=len)
+    return name if {here, there} == {name, f"{_OWN} {name}"} else None
 
 
 def _told(name: str, value) -> tuple[str, str]:

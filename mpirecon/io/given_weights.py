@@ -96,7 +96,7 @@ def _refuse_extreme(values: np.ndarray, members: np.ndarray, half: int, where: C
 
 def given_array(values, file: ParticleFile) -> GivenWeights:
     """Weights that a script gives, one for each particle; UserError where they are none."""
-    values = numbers_of(values, "weights: they", flags=True)
+    values = numbers_of(values, "weights: they", flags=True, verb="are")
     if values.shape != (len(file),):
         raise UserError(f"weights have the shape {values.shape}, expected ({len(file)},): one for each particle of "
                         f"{file.path}")

@@ -32,17 +32,17 @@ def on_host(array) -> np.ndarray:
     return np.asarray(array)
 
 
-def numbers_of(given, what: str, *, flags: bool = False) -> np.ndarray:
+def numbers_of(given, what: str, *, flags: bool = False, verb: str = "is") -> np.ndarray:
     """A copy on the host as float64; UserError, which begins with `what`, where it is no array of real numbers.
 
-    flags : True and False are taken for 1 and 0
+    flags : True and False are taken for 1 and 0 · verb : that goes with `what`, is or are
     """
     try:
         array = given if isinstance(given, np.ma.MaskedArray) else on_host(given)
     except (TypeError, ValueError):
         array = np.asarray(None)
     if isinstance(array, np.ma.MaskedArray):
-        raise UserError(f"{what} is a masked array, and masked values are none; give array.filled(…)")
+        raise UserError(f"{what} {verb} a masked array, and masked values are none; give array.filled(…)")
     if array.dtype.kind not in ("biuf" if flags else "iuf") and array.size:
         raise UserError(f"{what} must be an array of numbers, got {type(given).__name__}"
                         f"{'' if array.dtype == object else f' of {array.dtype}'}")

@@ -170,7 +170,7 @@ class Problem:
         """This rank's of the starting weights of all particles."""
         if weights is None:
             return None
-        weights = numbers_of(weights, "starting weights: they", flags=True)
+        weights = numbers_of(weights, "starting weights: they", flags=True, verb="are")
         if weights.shape != (len(self.file),):
             raise UserError(f"starting weights have the shape {weights.shape}, expected ({len(self.file)},): one for "
                             f"each particle of {self.file.path}")

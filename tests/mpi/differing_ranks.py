@@ -35,6 +35,10 @@ def distance(s, sigma, typical):
     return s.residual
 
 
+if second:
+    mr.distances.register(mr.distances.Distance(f"seconds{len(sys.argv)}", True, lambda s, *_: s.residual, None))
+else:
+    mr.losses.register("firsts", lambda d: 1 / (1 + d))
 calls, mask = [], np.ones((box,) * 3, np.float32)
 own = mr.distances.Distance(f"own{len(sys.argv)}", True, distance, lambda s, typical: np.sqrt(s.residual))
 power = 2 + second
@@ -49,6 +53,10 @@ cases = {
     "an option that is none": (run, {"kep": 1} if second else {}, "kep is not given on rank 0 and 1 on rank 1"),
     "two shares": (run, {"loss": "sorted", "keep": 0.8 if second else 0.5}, "keep is 0.5 on rank 0 and 0.8 on rank 1"),
     "two losses": (run, {"loss": lambda d: 1 / (1 + d**power)}, "loss is another function on rank 0 than on rank 1"),
+    "a loss that one registered": (run, {"loss": "firsts"}, "loss 'firsts' is registered on rank 0 and not on rank 1"),
+    "a distance that one registered": (run, {"loss": "sorted", "keep": 0.7, "distance": f"seconds{len(sys.argv)}"},
+                                       "is registered on rank 1 and not on rank 0"),
+    "an own loss and another": (run, {"loss": "l1" if second else "firsts"}, "loss is firsts on rank 0 and l1 on rank 1"),
     "random weights": (run, {"weights": random}, "weights is another array on rank 0 than on rank 1"),
     "starting weights": (run, {"start_weights": list(random)}, "start_weights is another array on rank 0 than on"),
     "two masks": (run, {"mask": mask / (1 + second)}, "mask is another array on rank 0 than on rank 1"),
