@@ -170,7 +170,8 @@ def test_a_file_that_was_removed_from_a_run_is_named(finished, tmp_path, name, u
         use(copy)
 
 
-@pytest.mark.parametrize("content", [b"", b"fsc\n", b"fsc\nmuch\n", b"\xff\xfe\x00"], ids=["empty", "head", "words", "bytes"])
+@pytest.mark.parametrize("content", [b"", b"fsc\n", b"fsc\nmuch\n", b"\xff\xfe\x00"],
+                         ids=["empty", "head", "words", "bytes"])
 def test_curves_that_are_damaged_are_named(finished, tmp_path, content):
     copy = mr.Result(finished / "run").save(tmp_path / "copy")
     (tmp_path / "copy" / "fsc.csv").write_bytes(content)

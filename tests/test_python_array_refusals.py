@@ -1,5 +1,7 @@
 """What scripts get wrong of arrays, maps and simulations is one UserError: which parameter, and what it must be."""
 
+import re
+
 import numpy as np
 import pytest
 from test_python_refusals import BOX, M, SIZE, particles, refused  # noqa: F401 (a fixture)
@@ -78,6 +80,61 @@ def frame(parts):
 def test_arrays_of_particles_say_what_is_wrong(parts, change, said):
     refused(mr.Particles, said, **{"images": parts[0], "pose": parts[1], "ctf": parts[2], "pixel_size": SIZE,
                                    **change(parts)})
+
+
+# ---------------------------------------------------------------- numbers that are in another unit
+
+
+def whole(particles, **change):
+    """Particles of arrays: those of a set, with other shifts (Å), Euler angles or fields of the CTF."""
+    about = particles.metadata()
+    ctf = about.ctf.copy()
+    for name in set(change) & set(CTF_DTYPE.names):
+        ctf[name] = change[name](ctf[name])
+    pose = mr.Pose(about.pose.quaternion, change.get("shift", lambda shift: shift)(about.pose.shift))
+    if "angles" in change:
+        pose = mr.Pose.from_euler(*change["angles"](about.pose.euler()).T, pose.shift)
+    return mr.Particles(particles.images(), pose, ctf, pixel_size=change.get("pixel_size", SIZE))
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(shift=lambda shift: shift + BOX * SIZE), f"^Particles: shift puts {M} of {M} particles outside their images "
+     rf".*from the centre of 120 Å; first: particle 0\).*in Å"),
+    (dict(shift=lambda shift: shift + np.where(np.arange(M) > 40, -75.0, 0)[:, None]), f"shift puts 59 of {M} part"
+     "icles.*first: particle 41"),
+    (dict(defocus_u=lambda u: u / 1e4, defocus_v=lambda v: v / 1e4), f"defocus_u .* {M} of {M} .*looks like µm"),
+    (dict(angles=np.radians), "Euler angles of pose are in degrees, but .*radians"),
+    (dict(pixel_size=SIZE * 1e-10), "pixel_size is 5e-10 Å, outside 0.05 … 200 Å"),
+])  # fmt: skip
+def test_numbers_of_another_unit_are_refused(particles, change, said):
+    """Of shifts beyond the image, the map wrapped round."""
+    refused(whole, said, particles, **change)
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(shift=lambda shift: shift + np.where(np.arange(M) < 3, 70.0, 0)[:, None]), f"shift puts 3 of {M} particles"),
+    (dict(defocus_u=lambda u: u / 10, defocus_v=lambda v: v / 10), "nearly all defoci are below 5000 Å"),
+    (dict(defocus_u=lambda u: u * (u > np.median(u)), defocus_v=lambda v: v * (v > np.median(v))), "defocus is 0 for"),
+    (dict(angles=lambda angles: angles * [1, 0, 1]), "seen from nearly one direction"),
+    (dict(angles=lambda angles: angles * (np.arange(M) > 9)[:, None]), f"pose of 10 of {M} particles is exactly no"),
+])  # fmt: skip
+def test_odd_numbers_of_some_particles_are_warned_of(particles, change, said):
+    made = whole(particles, **change)
+    assert len([warning for warning in made.warnings if re.search(said, warning)]) == 1, made.warnings
+
+
+def test_usual_numbers_are_not_odd(particles):
+    assert whole(particles).warnings == []
+    assert whole(particles, defocus_u=lambda u: 0 * u, cs_mm=lambda cs: 0 * cs, defocus_v=lambda v: 0 * v,
+                 amplitude_contrast=lambda a: a**0).warnings == []
+
+
+def test_new_poses_outside_their_images_are_refused(particles):
+    table = {"id": [7, 3, 9], "quaternion": np.eye(4)[:3], "shift": np.full((3, 2), 61.0)}
+    refused(particles.with_poses, "^with_poses: shift puts 3 of 3 particles outside.*first: particle 7", table)
+    table["shift"][1:] = 1.0
+    made = particles.with_poses(table)
+    assert len(made.warnings) == 1 and "shift puts 1 of 3 particles outside" in made.warnings[0]
 
 
 @pytest.mark.parametrize("dtype", ["i2", ">f4", "u1"])

@@ -11,6 +11,7 @@ import numpy as np
 
 from mpirecon.api.arguments import as_communicator, structured
 from mpirecon.api.particle_arrays import half_sets, images_of, new_poses, pose_of, rows_of, slice_of, whole_numbers
+from mpirecon.api.plausible_arrays import implausible, implausible_shifts
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.atomic import atomic_path, refuse_existing
@@ -70,7 +71,8 @@ class Particles:
     Raises
     ------
     UserError
-        naming the array and row that are wrong; later, wherever the particle file is read, when it was replaced or
+        naming the array and row that are wrong, or numbers that are in another unit by their size, such as shifts that
+        put most particles outside their images (of fewer, ``warnings`` holds a sentence); later, wherever the particle file is read, when it was replaced or
         written to meanwhile.
     """
 
@@ -83,6 +85,7 @@ class Particles:
         comm = as_communicator(comm)
         scratch = Scratch(comm)
         path = scratch.path / "particles.h5"
+        warnings = []
         with together(comm):
             if comm.rank == 0:
                 stack = images_of(images, pixel_size)
@@ -95,8 +98,11 @@ class Particles:
                                   else whole_numbers("optics_group", optics_group, m)),
                     ctf_premultiplied=ctf_premultiplied, ctf_phase_flipped=ctf_phase_flipped, contrast=contrast,
                 )
+                warnings = implausible(about)
                 _write(path, stack.array, about)
-        run_together(comm, lambda: self._attach(path, scratch))  # on a host that does not share it there is no file
+        warnings = comm.bcast(warnings)
+        # on a host that does not share it there is no file
+        run_together(comm, lambda: self._attach(path, scratch, warnings=warnings))
 
     @classmethod
     def _of_file(cls, path, scratch: Scratch | None = None, notes=(), warnings=()) -> Particles:
@@ -272,7 +278,7 @@ where errors were simulated, what ``truth`` knows of poses. ``mpirecon.data_fram
         Raises
         ------
         UserError
-            if `path` exists, without `overwrite`.
+            if `path` exists, without `overwrite`; where the shifts put most of these particles outside their images.
 
         Notes
         -----
@@ -281,6 +287,7 @@ where errors were simulated, what ``truth`` knows of poses. ``mpirecon.data_fram
         """
         ids, pose = new_poses(table, len(self))
         scratch = Scratch(SerialCommunicator()) if path is None else None
+        odd = implausible_shifts("with_poses", pose, ids, self.box, self.pixel_size)
         target = scratch.path / "particles.h5" if path is None else Path(path)
         refuse_existing(target, overwrite, particle_inputs(self.path), writes=HDF5)
         self.refuse_replaced()
@@ -293,7 +300,7 @@ where errors were simulated, what ``truth`` knows of poses. ``mpirecon.data_fram
                 if "pose_error" in file and "true_quaternion" in file:
                     for name, flags in self._wrong(file, ids, pose).items():
                         file[name][ids[order]] = flags[order]
-        return Particles._of_file(target, scratch, self.notes, self.warnings)
+        return Particles._of_file(target, scratch, self.notes, [*self.warnings, *odd])
 
     def _wrong(self, file: h5py.File, ids: np.ndarray, pose: Pose) -> dict[str, np.ndarray]:
         """The flags of particles that have these poses now, by the names of the file's datasets that hold them."""

@@ -15,6 +15,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.mrc import StackReader
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.plausible_ctf import settle_ctf
+from mpirecon.io.plausible_rows import ANGLES_TOLD, FEW, FLAT, PIXELS, SMALLEST, TURN, outside_images, unaligned
 from mpirecon.io.reading import Reading
 from mpirecon.io.table_rows import Rows, column_name
 from mpirecon.io.text_column import to_numbers
@@ -24,12 +25,6 @@ from mpirecon.parallel.comm import Communicator
 #: or by what is there
 BFACTOR_SIGNS = ("auto", "relion", "warp")
 
-_ANGLES_TOLD = 0.3  # radians: smaller angles may as well be degrees
-_PIXELS = (0.05, 200.0)  # Å
-_FEW = 20  # fewer particles than this tell nothing by what they have in common
-_SMALLEST = 16  # pixels a side: smaller images are no particles
-_FLAT = np.radians(10.0)  # views within this angle of one direction give no map
-_TURN = 2 * np.pi + 0.01
 _PADDING = 512  # bytes at a stack's end that are no images
 _HEADER = 0.01  # relative difference between pixel sizes that is no rounding
 
@@ -71,9 +66,9 @@ def _pixel_size(rows: Rows) -> None:
     table = rows.table
     sizes = np.array([table.pixel_size]) if table.pixel_sizes is None else table.pixel_sizes
     low, high = rows.range(sizes)
-    if low < _PIXELS[0] or high > _PIXELS[1]:
-        worst = low if low < _PIXELS[0] else high
-        raise UserError(f"{table.path}: the pixel size is {worst:g} Å, outside {_PIXELS[0]:g} … {_PIXELS[1]:g} Å; is "
+    if low < PIXELS[0] or high > PIXELS[1]:
+        worst = low if low < PIXELS[0] else high
+        raise UserError(f"{table.path}: the pixel size is {worst:g} Å, outside {PIXELS[0]:g} … {PIXELS[1]:g} Å; is "
                         "it in another unit? Give the right one in Å with --pixel-size")
 
 
@@ -101,7 +96,7 @@ def _settle_calibration(rows: Rows, scale_defocus: bool) -> None:
 def _views(rows: Rows, reading: Reading) -> None:
     """Refuse one view of all particles, and Euler angles in radians; warn of views that lie close together."""
     table = rows.table
-    if rows.total < _FEW:
+    if rows.total < FEW:
         return
     axis = table.pose.matrices()[:, 2]
     second = rows.comm.allreduce(np.ascontiguousarray(axis.T @ axis)) / rows.total
@@ -120,7 +115,7 @@ def _views(rows: Rows, reading: Reading) -> None:
     if table.unit == "line" and "angles" not in reading.units:
         _radians_in_part(rows)
     _tilt_of_other_range(rows)
-    if away < np.sin(_FLAT) ** 2:
+    if away < np.sin(FLAT) ** 2:
         table.warnings.append(f"{name}: all {rows.total} particles are seen from nearly one direction (within "
                               f"{np.degrees(np.sqrt(away)):.2g} degrees of it, rms): no 3-D map can be made of them")
 
@@ -129,7 +124,7 @@ def _radians(rows: Rows) -> bool:
     """Whether Euler angles taken as degrees are all within a turn in radians: tilt at most π, rot + psi at most 4π."""
     rot, tilt, psi = rows.table.pose.euler().T
     turn = (rot + psi + 180) % 360 - 180
-    return (rows.range(tilt)[1] <= np.pi + 0.01 and rows.range(np.abs(turn))[1] <= 2 * _TURN
+    return (rows.range(tilt)[1] <= np.pi + 0.01 and rows.range(np.abs(turn))[1] <= 2 * TURN
             and rows.range(tilt)[1] > 0.3)
 
 
@@ -138,7 +133,7 @@ def _radians_in_part(rows: Rows) -> None:
     and the others are not."""
     table = rows.table
     angles = table.pose.euler().T
-    within = [np.abs(np.where(angle > 180, angle - 360, angle)) <= (np.pi if axis == 1 else _TURN) for axis,
+    within = [np.abs(np.where(angle > 180, angle - 360, angle)) <= (np.pi if axis == 1 else TURN) for axis,
               angle in enumerate(angles)]
     for axis, label in enumerate(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")):
         other = [rows.count(some) for number, some in enumerate(within) if number != axis]
@@ -147,7 +142,7 @@ def _radians_in_part(rows: Rows) -> None:
             table.warnings.append(f"{label} is in degrees, but is {low:.3g} to {high:.3g} for all {rows.total} "
                                   "particles, where the other angles are not so small: where that column is in "
                                   "radians, write it in degrees")
-    some = np.logical_and.reduce(within) & (angles[1] > _ANGLES_TOLD)
+    some = np.logical_and.reduce(within) & (angles[1] > ANGLES_TOLD)
     count = rows.count(some)
     if max(5, rows.total // 50) < count < rows.total:
         table.warnings.append(f"rlnAngleRot, rlnAngleTilt and rlnAnglePsi are all within a turn in radians for {count} "
@@ -176,7 +171,7 @@ def _same_poses(rows: Rows) -> None:
     """Warn of rows that were never aligned: pose 0, or one pose that many have."""
     table = rows.table
     q = table.pose.quaternion
-    none = np.abs(q[:, 0]) > 1 - 1e-14
+    none = unaligned(q)
     count = rows.count(none)
     if count > max(1, rows.total // 1000):
         name = column_name(table, "rlnAngleRot, rlnAngleTilt and rlnAnglePsi are", "alignments3D/pose is")
@@ -220,10 +215,9 @@ def _shifts(rows: Rows, boxes: np.ndarray, reading: Reading, other: str | None) 
     """Warn of particles that their shifts put outside their images; refuse when most are. other : what headers say"""
     table = rows.table
     size = table.pixel_size if table.pixel_sizes is None else table.pixel_sizes
-    half = boxes[table.stack] * size / 2
-    beyond = (np.abs(table.pose.shift) > half[:, None]).any(axis=1)
+    beyond = outside_images(table.pose.shift, boxes[table.stack] * size)
     count = rows.count(beyond)
-    if not count or boxes.max() < _SMALLEST:
+    if not count or boxes.max() < SMALLEST:
         return
     name = column_name(table, "rlnOriginX/Y", "alignments3D/shift")
     most = rows.range(np.abs(table.pose.shift / np.reshape(size, (-1, 1))).max(axis=1))[1]

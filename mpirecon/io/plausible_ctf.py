@@ -7,19 +7,16 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.reading import Reading
+from mpirecon.io.plausible_rows import FEW, MICROMETRES, NANOMETRES, TURN, largest_defocus, without_ctf
 from mpirecon.io.table_rows import Rows, column_name
 from mpirecon.parallel.select import median
 
-_MICROMETRES = 50.0  # no defocus that anybody refines is below this many Å
-_NANOMETRES = 5000.0  # most defoci below this many Å are unusual, and usual in nm
 _TENFOLD = (5.0, 20.0)  # a part of the defoci that is smaller by a factor between these is in another unit
 _VOLTAGES = 60.0, 500.0  # kV that images are taken at
 _CS = 0.00115, 0.0045, 10.0  # mm: between the first two a number is a usual Cs in metres, beyond the third none has one
 _CONTRAST, _FALLOFF, _OUTSHINES = 0.4, 1000.0, 10.0  # amplitude contrast, Å², times the median scale
 _PLATE = np.radians(0.3), np.radians(20.0)  # phase shifts that are given, and that phase plates have
 _ASTIGMATIC = 1.0, 2000.0  # times their mean, and Å, that U and V differ by in no microscope
-_FEW = 20  # fewer particles than this tell nothing by what they have in common
-_TURN = 2 * np.pi + 0.01
 
 
 def settle_ctf(rows: Rows, reading: Reading, bfactor_sign: str) -> None:
@@ -35,8 +32,7 @@ def _defocus(rows: Rows, reading: Reading) -> None:
     table = rows.table
     name = column_name(table, "rlnDefocusU, rlnDefocusV", "ctf/df1_A, ctf/df2_A")
     values = np.stack([table.ctf["defocus_u"], table.ctf["defocus_v"]])
-    size = np.abs(values).max(axis=0)
-    flat = (table.ctf["cs_mm"] == 0) & (table.ctf["amplitude_contrast"] == 1)  # a CTF of 1, written as numbers
+    size, flat = largest_defocus(table.ctf), without_ctf(table.ctf)
     known = size > 0
     zero, some = rows.count(~known & ~flat), rows.count(known)
     if zero:
@@ -54,21 +50,21 @@ def _defocus(rows: Rows, reading: Reading) -> None:
         )
     if "defocus" in reading.units:
         return
-    small, low_high = rows.count(known & (size < _MICROMETRES)), rows.range(size[known])
+    small, low_high = rows.count(known & (size < MICROMETRES)), rows.range(size[known])
     between = f"{low_high[0]:.4g} to {low_high[1]:.4g}"
     if 2 * small > some:
         raise UserError(f"{table.path}: {name} are in Å, but {small} of {rows.total} particles have less than "
-                        f"{_MICROMETRES:g} Å ({between} in all; first: {rows.first(known & (size < _MICROMETRES))}): "
+                        f"{MICROMETRES:g} Å ({between} in all; first: {rows.first(known & (size < MICROMETRES))}): "
                         "this looks like µm. Give --unit defocus=um, or --unit defocus=A to take it as it stands")
     if small:
-        table.warnings.append(f"{name}: the defocus is below {_MICROMETRES:g} Å for {small} of {rows.total} particles "
-                              f"(first: {rows.first(known & (size < _MICROMETRES))}); was it ever estimated, and in Å?")
+        table.warnings.append(f"{name}: the defocus is below {MICROMETRES:g} Å for {small} of {rows.total} particles "
+                              f"(first: {rows.first(known & (size < MICROMETRES))}); was it ever estimated, and in Å?")
     _astigmatism(rows, name, values)
     plate = rows.count(np.abs(table.ctf["phase_shift"]) > np.radians(20))
-    near = rows.count(known & (size < _NANOMETRES))
+    near = rows.count(known & (size < NANOMETRES))
     if 2 * near > some and 2 * plate < rows.total:
         most = "nearly all" if near > 0.95 * some else "most"
-        table.warnings.append(f"{name}: {most} defoci are below {_NANOMETRES:g} Å ({between}), unusually close to "
+        table.warnings.append(f"{name}: {most} defoci are below {NANOMETRES:g} Å ({between}), unusually close to "
                               "focus; where they are in nm, give --unit defocus=nm (--unit defocus=A when they are "
                               "right as they are)")
     else:
@@ -95,7 +91,7 @@ def _astigmatism(rows: Rows, name: str, values: np.ndarray) -> None:
 
 def _two_units(rows: Rows, name: str, size: np.ndarray, known: np.ndarray) -> None:
     """Warn of a part of the particles whose defoci are about a tenth of the others': of another unit."""
-    small = known & (size < _NANOMETRES)
+    small = known & (size < NANOMETRES)
     count, others = rows.count(small), rows.count(known & ~small)
     if min(count, others) < max(5, rows.total // 100):
         return
@@ -118,17 +114,17 @@ def _angles_of_ctf(rows: Rows, reading: Reading) -> None:
         ("phase_shift", "phase-shift", "rlnPhaseShift", "ctf/phase_shift_rad"),
     ):
         values, name = table.ctf[field], column_name(table, relion, cryosparc)
-        if quantity in reading.units or rows.total < _FEW:
+        if quantity in reading.units or rows.total < FEW:
             continue
         if table.unit == "line":
             values = np.degrees(values)
             low, high = rows.range(values)
             spread = high - low if field == "astigmatism" else high
             set_ = rows.count(values != 0)
-            suspect = max(-low, high) <= _TURN and spread > 1.0 and 2 * set_ > rows.total
+            suspect = max(-low, high) <= TURN and spread > 1.0 and 2 * set_ > rows.total
             suspect = suspect and (field != "astigmatism" or _turns(rows, values, rows.total))
         else:
-            suspect = 2 * rows.count(np.abs(values) > _TURN) > rows.total
+            suspect = 2 * rows.count(np.abs(values) > TURN) > rows.total
         if table.unit == "line" and not suspect:
             (_plate_in_part if field == "phase_shift" else _astigmatism_in_part)(rows, name)
         if suspect:
@@ -140,10 +136,10 @@ def _angles_of_ctf(rows: Rows, reading: Reading) -> None:
 def _plate_in_part(rows: Rows, name: str) -> None:
     """Warn of phase shifts of a part of the particles that are radians by their size, where the others are degrees."""
     values = np.abs(rows.table.ctf["phase_shift"])
-    small, others = (values > _PLATE[0]) & (values <= np.radians(_TURN)), values > np.radians(_TURN)
+    small, others = (values > _PLATE[0]) & (values <= np.radians(TURN)), values > np.radians(TURN)
     count = rows.count(small)
     if count > max(5, rows.total // 50) and rows.count(others) and rows.range(values[others])[0] > _PLATE[1]:
-        rows.table.warnings.append(f"{name} is in degrees, and below {_TURN:.3g} for {count} of {rows.total} particles "
+        rows.table.warnings.append(f"{name} is in degrees, and below {TURN:.3g} for {count} of {rows.total} particles "
                                    f"(first: {rows.first(small)}), where others have more than 20: where these are in "
                                    "radians, import them apart (--select) with --unit phase-shift=radian")
 
@@ -228,7 +224,7 @@ def _microscope(rows: Rows) -> None:
     """Warn of voltages, Cs, amplitude contrasts and B factors that are possible and that nobody has."""
     table = rows.table
     ctf = table.ctf
-    flat = (ctf["cs_mm"] == 0) & (ctf["amplitude_contrast"] == 1)
+    flat = without_ctf(ctf)
     cs, contrast = np.abs(ctf["cs_mm"]), ctf["amplitude_contrast"]
     corrected = rows.count((cs == 0) & ~flat)
     for bad, values, names, unit, said in (

@@ -56,7 +56,7 @@ cases = {
     "a loss that one registered": (run, {"loss": "firsts"}, "loss 'firsts' is registered on rank 0 and not on rank 1"),
     "a distance that one registered": (run, {"loss": "sorted", "keep": 0.7, "distance": f"seconds{len(sys.argv)}"},
                                        "is registered on rank 1 and not on rank 0"),
-    "an own loss and another": (run, {"loss": "l1" if second else "firsts"}, "loss is firsts on rank 0 and l1 on rank 1"),
+    "own and built in": (run, {"loss": "l1" if second else "firsts"}, "loss is firsts on rank 0 and l1 on rank 1"),
     "random weights": (run, {"weights": random}, "weights is another array on rank 0 than on rank 1"),
     "starting weights": (run, {"start_weights": list(random)}, "start_weights is another array on rank 0 than on"),
     "two masks": (run, {"mask": mask / (1 + second)}, "mask is another array on rank 0 than on rank 1"),
