@@ -9,6 +9,8 @@ from mpirecon.model.arrays import Stack
 from mpirecon.model.devices import on_host
 from mpirecon.model.pose import Pose
 
+_SOME = 256  # images that tell of what size the numbers of all are
+
 
 def images_of(given, pixel_size: float) -> Stack:
     """A stack of one image or more; whole numbers and other byte orders become float32."""
@@ -25,6 +27,11 @@ def images_of(given, pixel_size: float) -> Stack:
     if not len(stack):
         raise UserError("Particles: there are 0 images; at least 1 is needed")
     return stack
+
+
+def some_of(images: np.ndarray) -> np.ndarray:
+    """Some of the images, evenly spread, that tell of what size their numbers are."""
+    return images[np.unique(np.linspace(0, len(images) - 1, min(len(images), _SOME)).astype(np.int64))]
 
 
 def pose_of(given, m: int) -> Pose:

@@ -10,11 +10,14 @@ import h5py
 import numpy as np
 
 from mpirecon.api.arguments import as_communicator, structured
-from mpirecon.api.particle_arrays import half_sets, images_of, new_poses, pose_of, rows_of, slice_of, whole_numbers
+from mpirecon.api.particle_arrays import (
+    half_sets, images_of, new_poses, pose_of, rows_of, slice_of, some_of, whole_numbers,
+)  # fmt: skip
 from mpirecon.api.plausible_arrays import implausible, implausible_shifts
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError, spoken
 from mpirecon.io.atomic import atomic_path, refuse_existing
+from mpirecon.io.image_scale import deviations, refuse_scale
 from mpirecon.io.named_path import NamedPath
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_layout import TRUTH
@@ -72,8 +75,8 @@ class Particles:
     ------
     UserError
         naming the array and row that are wrong, or numbers that are in another unit by their size, such as shifts that
-        put most particles outside their images (of fewer, ``warnings`` holds a sentence); later, wherever the particle file is read, when it was replaced or
-        written to meanwhile.
+        put most particles outside their images (of fewer, ``warnings`` holds a sentence); later, wherever the particle
+        file is read, when it was replaced or written to meanwhile.
     """
 
     @checked
@@ -89,6 +92,7 @@ class Particles:
         with together(comm):
             if comm.rank == 0:
                 stack = images_of(images, pixel_size)
+                refuse_scale("Particles", deviations(some_of(stack.array)))
                 m = len(stack)
                 about = ParticleSet(
                     box=stack.box, pixel_size=stack.pixel_size, pose=pose_of(pose, m),

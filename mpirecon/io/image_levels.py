@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from mpirecon.io.image_copies import Spoilt, Twins
+from mpirecon.io.image_scale import deviations, refuse_scale
 from mpirecon.operators.background import SMALLEST_BOX, Background, Levels
 from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.select import median
@@ -30,6 +31,9 @@ _ONE_PIXEL = 0.2
 
 #: images that an import examines more closely, to estimate gains from, and how many of a batch
 _LOOKED_AT, _OF_BATCH = 2048, 256
+
+#: every so many of these tell of what size their numbers are
+_OF_SCALE = 8
 
 #: where there is next to no noise, this fraction of the particle's own power is taken for its deviation
 _OF_PARTICLE = 0.1
@@ -101,6 +105,7 @@ class LevelsSurvey:
         self._backgrounds: dict[int, Background] = {}
         self._levels: list[Levels] = []
         self._looked: list[np.ndarray] = []
+        self._deviations: list[np.ndarray] = []
         self._peaks: list[np.ndarray] = []
         self._alone: list[np.ndarray] = []
         self._count = 0
@@ -126,7 +131,14 @@ class LevelsSurvey:
             some = images[np.unique(np.linspace(0, len(images) - 1, min(room, _OF_BATCH)).astype(np.int64))]
             with np.errstate(over="ignore"):  # damaged images are refused as such
                 self._looked.append(look_at(background, np.asarray(some, np.float32)))
+            self._deviations.append(deviations(some[::_OF_SCALE]))
             self._count += len(some)
+
+    def refuse_scale(self, comm: Communicator, what: str) -> None:
+        """Raise UserError, which begins with `what`, where no map can be calculated of numbers as small, or large, as
+        those of the images of all ranks. Collective."""
+        refuse_scale(what, np.concatenate([np.zeros(0), *(some for rank in comm.allgather(self._deviations)
+                                                          for some in rank)]))
 
     def warnings(self, comm: Communicator, premultiplied: bool, sampled: bool = False) -> list[str]:
         """Sentences about the images of all ranks;

@@ -126,6 +126,7 @@ def import_particles(
             else:
                 copy_images(table, chosen, stacks, writer, rows[0],
                              lambda n: bar and bar.update(n), rescaling, levels)
+        levels.refuse_scale(comm, str(table.path))
         writer.write_metadata(particles)
         writer.write_optics(aberrations)
         if compared.family is not None or options.duplicate_rate:

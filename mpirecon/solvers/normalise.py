@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from mpirecon.io.image_levels import look_at
+from mpirecon.io.image_scale import deviations, refuse_scale
 from mpirecon.operators.background import SMALLEST_BOX, Background, Levels
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.slab import slab
@@ -22,6 +23,9 @@ _PIXELS, _FEWEST, _MOST = 2**23, 256, 4096
 
 #: of those, read at a time
 _BATCH = 64
+
+#: every so many of them tell of what size their numbers are
+_OF_SCALE = 8
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class Normaliser:
         Collective.
 
         present : (all particles,) bool, those that take part; None: all
+
+        Raises
+        ------
+        UserError
+            where no map can be calculated of numbers as small, or large, as those of the images.
         """
         background, there = Background(file.box), None if present is None else np.flatnonzero(present)
         total = len(file) if there is None else len(there)
@@ -53,8 +62,14 @@ class Normaliser:
         rows = rows if there is None else there[rows]
         rows = rows[(rows >= start) & (rows < stop)]
         with together(comm):
-            seen = [look_at(background, file.images(rows[first : first + _BATCH]))
-                    for first in range(0, len(rows), _BATCH)]
+            seen, spread = [], []
+            for first in range(0, len(rows), _BATCH):
+                images = file.images(rows[first : first + _BATCH])
+                spread.append(deviations(images[::_OF_SCALE]))
+                with np.errstate(over="ignore", invalid="ignore"):  # such images are refused below
+                    seen.append(look_at(background, images))
+        spread = [some for rank in comm.allgather(spread) for some in rank]
+        refuse_scale(str(file.path), np.concatenate([np.zeros(0), *spread]))
         seen = np.concatenate([np.zeros((0, 4)), *(some for rank in comm.allgather(seen) for some in rank)])
         premultiplied = bool(file.attributes["ctf_premultiplied"])
         gains = Gains.of(seen[:, 0], seen[:, 1:3], seen[:, 3], premultiplied) if file.box >= SMALLEST_BOX else None
