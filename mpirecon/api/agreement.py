@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.model.arrays import Volume
 from mpirecon.model.devices import on_host
+from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.robust.own_code import digest_of_code
 from mpirecon.solvers.meaning import own_digest
@@ -26,13 +28,26 @@ _NOT_GIVEN = ("not given", "")
 def same_on_all(comm: Communicator, **settings) -> None:
     """Raise UserError, on all ranks, naming the first setting that is not the same on all. Collective; None is as if it
     were not given."""
+    _compare(comm, settings, "")
+
+
+def same_where_given(comm: Communicator, decides: str, **settings) -> None:
+    """`same_on_all`, of the ranks on which the setting `decides` is not None; the others take rank 0's settings."""
+    takes = comm.rank > 0 and settings[decides] is None
+    _compare(comm, None if takes else settings, f", or {decides}=None on the ranks that take rank 0's")
+
+
+def _compare(comm: Communicator, settings: dict | None, instead: str) -> None:
+    """settings : this rank's; None: any are right · instead : what else may be done"""
     if comm.size == 1:
         return
-    told = run_together(comm, lambda: {name: _told(name, value) for name, value in settings.items()
-                                       if name not in _OF_HOSTS and value is not None})
+    told = run_together(comm, lambda: settings and {name: _told(name, value) for name, value in settings.items()
+                                                    if name not in _OF_HOSTS and value is not None})
     ranks = comm.allgather((comm.hostname, told))
     first = ranks[0][1]
     for rank, (host, other) in enumerate(ranks):
+        if other is None:
+            continue
         for name in dict.fromkeys((*first, *other)):
             here, there = first.get(name, _NOT_GIVEN), other.get(name, _NOT_GIVEN)
             if here == there:
@@ -46,7 +61,7 @@ def same_on_all(comm: Communicator, **settings) -> None:
             of_code = here[0] == there[0] and here[0].startswith(_CODE)
             why = ", in its code or a variable that it refers to;" if of_code else ";"
             raise UserError(f"{name} is {how} on rank {rank} (host {host}){why} all ranks must be given the same, such "
-                            f"as what rank 0 has read or drawn and sent to the others")
+                            f"as what rank 0 has read or drawn and sent to the others{instead}")
 
 
 def _known_to_one(here: str, there: str) -> str | None:
@@ -65,10 +80,18 @@ def _told(name: str, value) -> tuple[str, str]:
         return str(value), "text" if isinstance(value, str) else "number"
     if isinstance(value, Volume):
         return "map", digest_of_code((value.to_numpy(), value.pixel_size))
+    if isinstance(value, Pose):
+        return "Pose", digest_of_code((value.quaternion, value.shift))
     if callable(value):
         return _FUNCTION, digest_of_code(value)
     held = _as_tuples(value)
-    return "array" if isinstance(held, np.ndarray) else type(value).__name__, digest_of_code(held)
+    return ("array", _digest(held)) if isinstance(held, np.ndarray) else (type(value).__name__, digest_of_code(held))
+
+
+def _digest(array: np.ndarray) -> str:
+    """A checksum of an array, without a copy of it: images may fill the memory."""
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return f"{array.dtype.str} {array.dtype.descr} {array.shape} {zlib.crc32(content)}"
 
 
 def _as_tuples(value):
@@ -81,6 +104,6 @@ def _as_tuples(value):
         numbers = on_host(value)
     except (TypeError, ValueError, UserError):  # lists of lists of different lengths; what is wrong is said later
         numbers = None
-    if numbers is not None and numbers.dtype.kind in "biufc":
+    if numbers is not None and numbers.dtype.kind in "biufcV":
         return numbers
     return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value

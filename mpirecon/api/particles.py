@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from mpirecon.api.agreement import same_where_given
 from mpirecon.api.arguments import as_communicator, structured
 from mpirecon.api.particle_arrays import (
     half_sets, images_of, new_poses, pose_of, rows_of, slice_of, some_of, whole_numbers,
@@ -69,7 +70,7 @@ class Particles:
     seed : int
         of the draw of half sets
     comm : communicator, optional
-        collective: the arrays are rank 0's, the other ranks' are ignored
+        collective: all ranks must give the same arrays, or images=None, pose=None to take rank 0's
 
     Raises
     ------
@@ -86,6 +87,11 @@ class Particles:
         comm=None,
     ) -> None:
         comm = as_communicator(comm)
+        same_where_given(
+            comm, "images", images=images, pose=pose, ctf=ctf, pixel_size=pixel_size, half=half,
+            optics_group=optics_group, ctf_premultiplied=ctf_premultiplied, ctf_phase_flipped=ctf_phase_flipped,
+            contrast=contrast, seed=seed,
+        )  # fmt: skip
         scratch = Scratch(comm)
         path = scratch.path / "particles.h5"
         warnings = []

@@ -44,6 +44,15 @@ own = mr.distances.Distance(f"own{len(sys.argv)}", True, distance, lambda s, typ
 power = 2 + second
 random = np.random.default_rng(comm.rank).uniform(0.5, 1, m)
 run, path = mr.reconstruct, mr.path
+about, pixels = particles.metadata(), particles.images()
+
+
+def arrays(p, comm, **given):
+    """Particles of the arrays of others, or of those given."""
+    mr.Particles(**{"images": pixels, "pose": about.pose, "ctf": about.ctf, "pixel_size": p.pixel_size, **given},
+                 comm=comm)
+
+
 cases = {
     "a loss that returns NaN": (run, {"loss": weight}, "the function returned the weight nan"),
     "among many": (run, {"loss": weight, "sort_scope": "global", "deterministic": False}, "returned the weight nan"),
@@ -69,6 +78,13 @@ cases = {
                     "snr is 0.5 on rank 0 and 1.5 on rank 1"),
     "local resolution": (lambda p, comm: mr.local_resolution(mr.Volume(mask, 3.0), mr.Volume(mask, 3.0), comm=comm,
                                                              radius=9.0 * (1 + second)), {}, "radius is 9.0 on rank 0"),
+    "images": (arrays, {"images": pixels + np.float32(second)}, "images is another array on rank 0 than on rank 1"),
+    "parts of images": (arrays, {"images": pixels[second:]}, "images is another array on rank 0 than on rank 1"),
+    "images of one rank": (arrays, {"images": None if comm.rank == 0 else pixels}, "images is not given on rank 0"),
+    "poses": (arrays, {"pose": mr.Pose(about.pose.quaternion, about.pose.shift + second)}, "pose is another Pose on"),
+    "CTFs": (arrays, {"ctf": None if second else about.ctf}, "ctf is array on rank 0 and not given on rank 1"),
+    "defoci": (arrays, {"ctf": mr.make_ctf(m, defocus_u=1e4 + 1e3 * second)}, "ctf is another array on rank 0 than on"),
+    "half sets": (arrays, {"half": np.roll(about.half, second)}, "half is another array on rank 0 than on rank 1"),
     "stepping": (mr.Reconstruction, {"folds": 2 + second}, "folds is 2 on rank 0 and 3 on rank 1"),
 }  # fmt: skip
 if len(sys.argv) > 2:  # decided by messages between the ranks
@@ -82,6 +98,9 @@ for name, (call, options, words) in cases.items():
     wanted = (words,) * 2 if isinstance(words, str) else words
     assert all(word in text for word, text in zip(wanted, seen)), (name, seen)
     assert not isinstance(words, str) or seen[0] == seen[1] and "rank 1" in seen[0] or "nan" in seen[0], (name, seen)
+taken = mr.Particles(*(None, None) if second else (pixels, about.pose), pixel_size=particles.pixel_size, comm=comm)
+np.testing.assert_array_equal(taken.images(), pixels)  # rank 0's
+assert taken.warnings == comm.bcast(taken.warnings)
 same = mr.reconstruct(particles, weights=np.ones(m), loss=lambda d: 1 / (1 + d**2), comm=comm, threads=1 + second)
 assert same.summary["ranks"][1]["rank"] == 1
 if comm.rank == 0:
