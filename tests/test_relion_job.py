@@ -142,6 +142,17 @@ def test_what_another_job_has_made_stays_with_the_marker_of_its_end(project, cli
                 "run_class001.mrc, which this job would replace" in done.stderr)
 
 
+def test_what_no_run_has_made_in_the_folder_of_the_run_is_not_replaced(project, cli, capfd):
+    mine = JOB / "run" / "mask.mrc"
+    mine.parent.mkdir(parents=True)
+    shutil.copy("MaskCreate/job011/mask.mrc", mine)
+    before = mine.read_bytes()
+    done = cli("relion", "--o", f"{JOB}/", *OPTIONS, "--iterations", 1, "--overwrite")
+    assert done.returncode == 1 and mine.read_bytes() == before and sorted(os.listdir(mine.parent)) == ["mask.mrc"]
+    said_there = "run holds mask.mrc, which a reconstruction would replace, and no reconstruction wrote"
+    assert said_there in capfd.readouterr().err
+
+
 def test_what_relion_puts_into_the_folder_of_a_job_is_in_nobodys_way_but_a_run_of_the_user_is(project, cli):
     for name in ("job.star", "note.txt", "run.job", "default_pipeline.star", "job_pipeline.star"):
         (JOB / name).write_text("RELION's")

@@ -13,7 +13,9 @@ from mpirecon.io.fingerprint import Fingerprint, refuse_changed
 from mpirecon.io.inputs import Input
 from mpirecon.io.mrc import read_map
 from mpirecon.io.run_inputs import run_origins
+from mpirecon.io.run_kinds import RECONSTRUCTION
 from mpirecon.io.run_output import read_summary, write_summary
+from mpirecon.io.run_traces import listed_in
 from mpirecon.io.unfinished import state_of
 from mpirecon.report.html import write_report
 from mpirecon.validate.grids import check_same_grid
@@ -63,7 +65,9 @@ class FinishedRun:
             with atomic_files(self.folder) as staging:
                 write_local_maps(staging, found)
                 write_report(self.folder, summary, maps=maps, target=staging / "report.html")
-                write_summary(staging / "summary.json", summary, self.folder)
+                # not whatever else is in the folder: it would pass for the run's, and --overwrite replace it
+                earlier = listed_in(self.folder / "summary.json", RECONSTRUCTION) or RECONSTRUCTION.files
+                write_summary(staging / "summary.json", summary, [n for n in earlier if (self.folder / n).is_file()])
         return [self.folder / name for name in (*LOCAL_MAPS, "summary.json", "report.html")]
 
     @contextmanager

@@ -134,6 +134,7 @@ def _task(particles, output, options):
             )
     elif not folder.unused:
         refuse_existing(output, asked["overwrite"])
+        folder.refuse_foreign()
     with glance(particles, reading) as file:
         check_given(file, config, asked["reference"])
         return Task.of(file, config, MOST_KEPT), asked["backend"] == "cuda"

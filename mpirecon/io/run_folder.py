@@ -24,6 +24,7 @@ from mpirecon.io import folder_lock
 from mpirecon.io.atomic import hidden_name_of, refuse_unwritable, temporary_name, write_failed
 from mpirecon.io.inputs import Input, inputs_among
 from mpirecon.io.run_kinds import CHECKPOINT, KINDS, LINKED, Kind
+from mpirecon.io.run_traces import REPLACED, foreign_files, kind_of_unfinished, left_in, listed_in
 from mpirecon.io.unfinished import UNFINISHED, state_of
 
 #: what a run leaves that was ended before it had anything to keep
@@ -107,12 +108,12 @@ class RunFolder:
         path = self.path
         content = self._content()
         if self.resumes or (self.complete and (self._resume or self._overwrite)):
-            return
+            return self.refuse_foreign()
         if self._resume and self.finished:
             raise UserError(f"the run in {path} is finished; there is nothing to resume. For more iterations start a "
                             f"new run, in another folder or with --overwrite")
         if self.unused:
-            return
+            return self.refuse_foreign()
         if not self._overwrite:
             if CHECKPOINT in content or self.complete:
                 raise UserError(f"{state_of(path)}; or choose another folder, or start a new run with --overwrite")
@@ -125,6 +126,22 @@ class RunFolder:
             if (path / name).is_dir():
                 raise UserError(f"{path / name} is a folder, and a run writes a file of that name; choose another "
                                 f"folder for -o")
+        if (begun := kind_of_unfinished(path)) not in (None, self.kind):
+            raise UserError(f"{path} holds an unfinished {begun.name}, which a {self.kind.name} does not replace; "
+                            "choose another folder")
+        self.refuse_foreign()
+
+    def refuse_foreign(self) -> None:
+        """No file that a run writes may take the place of one that no run of its kind left; a mask that it reads stays
+        as it is."""
+        found = foreign_files(self.path, self.kind)
+        read = inputs_among(found, self._inputs)
+        if names := [path for path in found if path not in read]:
+            other = (self.path / "postprocess.json").exists()
+            made = " (postprocess.json beside them is that of mpirecon postprocess)" if other else ""
+            raise UserError(f"{self.path} holds {_listing(names, self.path)}, which a {self.kind.name} would replace, "
+                            f"and no {self.kind.name} wrote{made}: --overwrite and --resume replace what an earlier "
+                            "one left, and nothing else; choose another folder for -o, or move what is there")
 
     def claim(self) -> Path | None:
         """Lock the folder, and make room in it for LINKED, whose path is returned;
@@ -154,6 +171,7 @@ class RunFolder:
             if not self._occupy():
                 return False
             self.logs = (self.staging if self.finished else self.path) / "logs"
+            left = [] if self.finished else sorted(left_in(self.path, self.kind))
             if not self.resumes:
                 (self.path / CHECKPOINT).unlink(missing_ok=True)
                 self._clear(ranks)
@@ -161,6 +179,9 @@ class RunFolder:
             for pulse in (self.logs / ".pulse").glob("*"):  # of ranks that were killed
                 pulse.unlink()
             self.staging.mkdir(exist_ok=True)
+            if there := [name for name in left if (self.path / name).exists()]:
+                # of a run that lost its marker; the logs by which that is known are begun again
+                (self.staging / REPLACED).write_text(json.dumps({"files": there}), encoding="utf-8")
             self.logs.mkdir(exist_ok=True)
         return True
 
@@ -176,6 +197,8 @@ class RunFolder:
         self._refuse_content()
         if self.complete:
             self.commit()
+            if not self._resume:  # of what is there now, nothing but what the two runs left is replaced
+                self.refuse_foreign()
             return not self._resume
         return True
 
@@ -197,7 +220,7 @@ class RunFolder:
             for entry in list(folder.iterdir()) if folder.is_dir() else []:
                 if _is_temporary(entry.name, self.kind):
                     entry.unlink()
-        for name in {*self.kind.files, "replaced.json"} - ({LINKED} if self._claimed else set()):
+        for name in {*self.kind.files, REPLACED} - ({LINKED} if self._claimed else set()):
             (self.staging / name).unlink(missing_ok=True)
         for logs in {self.logs, self.staging / "logs"}:
             for log in logs.glob("rank*.jsonl"):
@@ -210,7 +233,7 @@ class RunFolder:
         Each step can be done again: a run that is killed here is put in its place by the next.
         """
         marker, path = self.kind.marker, self.path
-        replaced = self.staging / "replaced.json"
+        replaced = self.staging / REPLACED
         new = self._listed(self.staging / marker)
         kept = {target.name for target in inputs_among([path / name for name in self.kind.files], self._inputs)}
         try:
@@ -237,11 +260,8 @@ class RunFolder:
     def _listed(self, marker: Path) -> list[str]:
         """The files that a finished run says it left, in its marker;
         all that it may have left where it does not say."""
-        try:
-            names = list(json.loads(marker.read_text(encoding="utf-8"))["files"])
-        except (OSError, ValueError, KeyError, TypeError):
-            names = self.kind.files
-        return [name for name in self.kind.files if name in names]
+        names = listed_in(marker, self.kind)
+        return list(self.kind.files) if names is None else names
 
     def _move_logs(self) -> None:
         """Those of an earlier run's ranks go first; that this is done, the folder's other name says from then on."""
@@ -287,6 +307,12 @@ class RunFolder:
 def _is_temporary(name: str, kind: Kind) -> bool:
     """Whether a file is one that a run was killed while it had it: half-written (io.atomic), or for hosts to see."""
     return hidden_name_of(name) in kind.files or name.startswith(folder_lock.SEEN)
+
+
+def _listing(paths: list[Path], folder: Path) -> str:
+    """Names of files in a folder, as many as one reads."""
+    names = [str(path.relative_to(folder)) for path in paths]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def move(source: Path, target: Path) -> None:

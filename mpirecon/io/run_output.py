@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,12 +89,11 @@ def open_particles(folder: Path, summary: dict, given: Path | None = None) -> Pa
     return file
 
 
-def write_summary(path: Path, summary: dict, place: Path | None = None) -> None:
-    """summary.json, the last file of a run: with ``files``, the names of all, there and in `place`, where it is to be;
-    numbers that JSON cannot hold (NaN …) become null."""
-    entries = [entry for folder in (path.parent, place or path.parent) for entry in folder.iterdir()]
-    files = sorted({entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")}
-                   | {path.name})
+def write_summary(path: Path, summary: dict, earlier: Iterable[str] = ()) -> None:
+    """summary.json, the last file of a run: with ``files``, the names of all that are there, and of those that the run
+    left `earlier`; numbers that JSON cannot hold (NaN …) become null."""
+    files = sorted({entry.name for entry in path.parent.iterdir() if entry.is_file() and not entry.name.startswith(".")}
+                   | {path.name, *earlier})
     with atomic_path(path, overwrite=True) as temporary:
         temporary.write_text(json.dumps(_plain({**summary, "files": files}), indent=2, allow_nan=False) + "\n")
 

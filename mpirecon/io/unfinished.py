@@ -40,7 +40,7 @@ def state_of(folder: Path) -> str | None:
     log = _log(folder)
     if log is None or any((folder / marker).is_file() for marker in MARKERS):
         return None
-    if _finished(log):
+    if ended_well(log):
         return (f"the run in {folder} ended well at {_moment(log)}, but its last file, {MARKERS[0]} ({MARKERS[1]} of "
                 f"a null run), is not there any more: it was removed, or the folder was not copied as a whole. Bring "
                 f"it back, or run it again with --overwrite{_how(started)}")
@@ -69,7 +69,7 @@ def _log(folder: Path) -> Path | None:
     return next((path for path in logs if path.is_file()), None)
 
 
-def _finished(log: Path) -> bool:
+def ended_well(log: Path) -> bool:
     """Whether the last run that wrote a log came to its end."""
     try:
         with open(log, "rb") as file:
