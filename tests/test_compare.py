@@ -67,6 +67,23 @@ def test_a_run_compared_with_itself_has_no_differences(folder, tmp_path):
     assert "No setting differs." in repr(found) and "The two maps agree up to Nyquist" in repr(found)
 
 
+def test_runs_are_called_by_the_shortest_names_that_distinguish_them(folder, tmp_path, monkeypatch):
+    for name in ("x/a/run", "x/b/run", "run", "run/run"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        for file in (folder / "made").iterdir():
+            if file.is_file():
+                shutil.copy(file, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path.name
+    for first, second, names in (
+        ("x/a/run", "x/b/run", ("a/run", "b/run")), (tmp_path / "x/a/run", "x/b/run", ("a/run", "b/run")),
+        ("run", "run/run", (f"{here}/run", "run/run")), (folder / "made", "run", ("made", "run")),
+        ("run", "x/../run", ("run (first)", "run (second)")),
+    ):
+        found = mr.compare(first, second, particles1=folder / "made.h5", particles2=folder / "made.h5")
+        assert found.names == names and f"only {names[0]} 0, only {names[1]} 0" in repr(found)
+
+
 def test_particles_of_another_file_are_found_by_their_image(folder, tmp_path):
     """A part of the set, shuffled: rows say nothing."""
     lines = (folder / "set.star").read_text().splitlines()

@@ -280,3 +280,17 @@ def test_small_pose_errors_that_count_in_part_are_not_left_out():
     yp, pp = np.where(kept, 1.0, np.where(small, 0.8, 0.1)), np.ones(300)
     assert selection_bias.contrast_left_out(kept, yp, pp, small) == pytest.approx(0.1)
     assert selection_bias.contrast_left_out(kept, yp, pp) == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize(("loss", "advice"), [
+    (("--loss", "sorted", "--keep", "0.7"), "Keep more"),
+    (("--loss", "posterior"), "If the fraction of correct particles is known, give it with --keep; --loss sorted"),
+])
+def test_what_to_do_against_rejected_correct_particles_is_what_the_loss_can(tmp_path, monkeypatch, loss, advice):
+    monkeypatch.setattr(selection_bias, "LARGEST_CONTRAST", -np.inf)
+    assert run(["simulate", "--phantom", "--particles", "500", "--box", "24", "--pixel-size", "6", "--snr", "0.5",
+                "--error-rate", "0.3", "-q", "-o", str(tmp_path / "p.h5")]) == 0
+    assert run(["reconstruct", str(tmp_path / "p.h5"), "-o", str(tmp_path / "run"), "-q", *loss]) == 0
+    texts = json.loads((tmp_path / "run" / "summary.json").read_text())["warnings"]
+    (text,) = (text for text in texts if "probably have correct poses" in text)
+    assert f"probably have correct poses. {advice}" in text

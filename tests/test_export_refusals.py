@@ -34,6 +34,20 @@ def test_what_is_refused(tmp_path):
     refused(folder, "no particles.h5, so this is not the folder of a finished run", "--star", tmp_path / "n.star")
 
 
+@pytest.mark.parametrize("name", ["my#stack.mrcs", "a:b.mrcs", "of#1/s.mrcs"])
+@pytest.mark.parametrize("option", ["--star", "--discarded"])
+def test_a_stack_that_relion_cannot_read_by_its_name_is_refused(tmp_path, name, option):
+    """By the name that the table has of it: a folder above both is in none."""
+    (tmp_path / "up:1" / "of#1").mkdir(parents=True)
+    folder = finish(run(make(tmp_path))[0].path, tmp_path / "out")
+    star, stack = tmp_path / "up:1" / "k.star", tmp_path / "up:1" / name
+    refused(folder, f"k.star would name it {name}, and RELION reads no stack with # or : in its name", option, star,
+            "--stack", stack)
+    assert not star.exists() and not stack.exists()
+    export(folder, option, star, "--stack", tmp_path / "up:1" / "s.mrcs")
+    assert "@s.mrcs" in star.read_text()
+
+
 def test_a_name_that_says_another_format_is_refused(tmp_path):
     folder = finish(run(make(tmp_path))[0].path, tmp_path / "out")
     refused(folder, "--star .*k.cs: the name must end in .star; a cryoSPARC file is written with --cs",

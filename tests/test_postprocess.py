@@ -400,3 +400,17 @@ def test_the_sharpened_map_is_that_of_relion_postprocess(relion, monkeypatch):
     k = [np.sqrt(shell_sum(np.abs(scipy.fft.rfftn(volume)) ** 2, len(a))) for volume in (theirs, ours)]
     assert fsc(theirs, ours)[1:last].min() > 0.995  # RELION's gain changes within a shell, ours from shell to shell
     np.testing.assert_allclose(k[1][1:last] / k[0][1:last], 1, atol=0.03)
+
+
+def test_one_map_as_both_half_maps_is_warned_of_by_what_it_holds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    volume = blob()[0]
+    noise = np.random.default_rng(3).standard_normal((2, *volume.shape)).astype(np.float32) / 10
+    for name, array in (("h1.mrc", volume + noise[0]), ("copy.mrc", volume + noise[0]), ("h2.mrc", volume + noise[1])):
+        write_map(name, array, PIXEL, overwrite=False)
+    said = "Warning: the two half maps are the same map"
+    for other, warned in (("h1.mrc", True), ("copy.mrc", True), ("h2.mrc", False)):
+        for words in (f"mask h1.mrc --half {other} -o m.mrc", f"postprocess h1.mrc {other} -o post"):
+            assert run([*words.split(), "--overwrite"]) == 0
+            assert capsys.readouterr().err.count(said) == warned, words
+    assert run(["mask", "h1.mrc", "-o", "m.mrc", "--overwrite"]) == 0 and said not in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Projection against sums over voxels and a CTF written out, and the project command."""
 
 import itertools
+import os
 
 import h5py
 import mrcfile
@@ -9,6 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from sources import blobs, explicit_ctf
 
+import mpirecon as mr
 from mpirecon.cli import run
 from mpirecon.io.mrc import StackReader, write_map
 from mpirecon.io.particle_file import ParticleFile
@@ -127,6 +129,23 @@ def test_the_stack_is_an_mrc_file_with_the_particles_pixel_size(command, files):
     with mrcfile.open("stack.mrcs") as mrc:
         assert mrc.data.shape == (24, 32, 32) and mrc.data.dtype == np.float32
         assert float(mrc.voxel_size.x) == pytest.approx(PIXEL_SIZE) and mrc.is_image_stack()
+
+
+def test_a_name_of_another_kind_of_file_is_refused(command, files):
+    for name in ("x.star", "y.txt", "x.h5", "x"):
+        code, _, err = command("map.mrc", "particles.h5", "-o", name)
+        assert code == 1 and f"-o {name}: a stack of images (MRC) is written, so the name must end in .mrcs" in err
+        assert not os.path.exists(name)
+    code, out, _ = command("map.mrc", "particles.h5", "-o", "x.mrc")
+    assert code == 0 and "RELION takes x.mrc for a map" in out and len(read_stack("x.mrc")) == 24
+    assert "for a map" not in command("map.mrc", "particles.h5", "-o", "x.MRCS")[1]
+
+
+@pytest.mark.in_python
+def test_a_script_names_a_stack_as_such_too(files):
+    model = mr.ForwardModel(mr.open("particles.h5"))
+    with pytest.raises(mr.UserError, match="x.star: a stack of images"):
+        model.write("map.mrc", "x.star")
 
 
 def test_images_compare_with_those_of_a_premultiplied_file(command, tmp_path):

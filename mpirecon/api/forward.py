@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -27,6 +28,12 @@ from mpirecon.validate.grids import check_same_grid
 
 #: pixels of the images that are made at once
 BATCH_PIXELS = 2**22
+
+
+def refuse_no_stack(path: str | os.PathLike) -> None:
+    """Raise UserError where the name of a stack to be written is that of another kind of file."""
+    if Path(path).suffix.lower() not in (".mrcs", ".mrc"):
+        raise UserError(f"-o {path}: a stack of images (MRC) is written, so the name must end in .mrcs")
 
 
 class ForwardModel:
@@ -101,10 +108,11 @@ class ForwardModel:
         Raises
         ------
         UserError
-            as of `forward`; when the file exists (without `overwrite`), is one of these, or cannot be written;
+            as of `forward`; when the name ends in other than .mrcs or .mrc; when the file exists (without `overwrite`), is one of these, or cannot be written;
             and when the particle file has changed.
         """
         self.particles.refuse_replaced()
+        refuse_no_stack(path)
         refuse_existing(path, overwrite, [*files_among(map=volume), *particle_inputs(self.particles.path)],
                         writes=MRC)
         prepared = self._prepare(volume)

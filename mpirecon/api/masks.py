@@ -11,15 +11,18 @@ from mpirecon.validate import automask
 from mpirecon.validate import fsc as curves
 from mpirecon.validate import postprocess as after
 from mpirecon.validate.grids import check_same_grid
+from mpirecon.validate.map_warnings import same_map_warning
 from mpirecon.validate.masks import check_mask
 
 
 class Mask(Volume):
-    """A mask made from a map, 0 … 1; ``made`` says how: lowpass, threshold, extend, edge, pieces, volume, share."""
+    """A mask made from a map, 0 … 1; ``made`` says how: lowpass, threshold, extend, edge, pieces, volume, share;
+    ``warnings`` what is to be doubted of the half maps."""
 
-    def __init__(self, array, pixel_size: float, made: automask.AutoMask | None = None) -> None:
+    def __init__(self, array, pixel_size: float, made: automask.AutoMask | None = None,
+                 warnings: tuple[str, ...] = ()) -> None:
         super().__init__(array, pixel_size)
-        self.made = made
+        self.made, self.warnings = made, warnings
 
 
 @checked
@@ -55,13 +58,14 @@ def automatic_mask(
     """
     if volume is None and half_maps is None:
         raise UserError("automatic_mask: give a map, or half_maps=(half1, half2)")
-    first = None
+    first, same = None, None
     if half_maps is not None:
         if not isinstance(half_maps, (tuple, list)) or len(half_maps) != 2:
             raise UserError("half_maps: expected two maps, (half1, half2), got "
                             f"{len(half_maps) if isinstance(half_maps, (tuple, list)) else type(half_maps).__name__}")
         names = (name_of(given, f"half map {n + 1}") for n, given in enumerate(half_maps))
         first, second = alike(*half_maps, pixel_size, *names)
+        same = same_map_warning(first.array, second.array)
         resolution = resolution or FSC(curves.fsc(first.array, second.array), first.box, first.pixel_size).resolution
         volume = Volume((first.array + second.array) / 2, first.pixel_size) if volume is None else volume
     volume = as_volume(volume, pixel_size if first is None else first.pixel_size, "the map")
@@ -70,7 +74,7 @@ def automatic_mask(
         check_same_grid(volume, "the map", first, "half map 1")
     made = automask.automatic_mask(volume.to_numpy(), volume.pixel_size, resolution, threshold=threshold,
                                    extend=extend, edge=edge, filter_to=lowpass)
-    return Mask(made.mask, volume.pixel_size, made)
+    return Mask(made.mask, volume.pixel_size, made, () if same is None else (same,))
 
 
 def mask_for(given, volume: Volume, name: str) -> np.ndarray:

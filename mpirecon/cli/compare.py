@@ -47,7 +47,7 @@ def command(run1, run2, output, particles1, particles2, as_json, overwrite, quie
     for text in str(compared).splitlines():
         console.say(text)
     if compared.settings:
-        console.say("Settings that differ:")
+        console.say(f"Settings that differ ({' | '.join(compared.names)}):")
         wide = max(len(name) for name, _, _ in compared.settings)
         for name, first, second in compared.settings:
             console.say(f"  {name:{wide}}  {first} | {second}")

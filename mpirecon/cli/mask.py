@@ -50,6 +50,8 @@ def command(volume, output, half, as_json, overwrite, quiet, verbose, **options)
     refuse_existing(output, overwrite, given(map=volume, other_half_map=half), writes=MAP)
     maps = {"volume": volume} if half is None else {"half_maps": (volume, half)}
     mask = mpirecon.automatic_mask(**maps, **options)
+    for text in mask.warnings:
+        console.warn(text)
     mask.write(output, overwrite=overwrite)
     console.say(f"mask: {mask.made}")
     console.say(f"wrote {output}")

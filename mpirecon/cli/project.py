@@ -46,10 +46,12 @@ def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose
       mpirecon project run1/volume.mrc particles.h5 --rows 0:100 -o stack.mrcs
     """
     import mpirecon
+    from mpirecon.api.forward import refuse_no_stack
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given
 
     console = Console(quiet=quiet, verbose=verbose)
+    refuse_no_stack(output)
     refuse_existing(output, overwrite, given(map=map_path, particle_file=particles))  # before a large file is read
     posed = mpirecon.open(particles)
     chosen = range(*rows.indices(len(posed)))
@@ -60,4 +62,6 @@ def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose
     with console.progress(len(chosen), "projecting") as progress:
         model.write(map_path, output, overwrite=overwrite, progress=progress.update)
     twice = ", CTF applied twice as in the premultiplied file" if model.about.ctf_premultiplied and not no_ctf else ""
+    if output.lower().endswith(".mrc"):
+        console.say(f"RELION takes {output} for a map, as the name does not end in .mrcs")
     console.say(f"wrote {output}: {len(chosen)} images, rows {chosen.start} to {chosen.stop - 1} of {particles}{twice}")

@@ -152,6 +152,11 @@ def _check_options(options: ExportOptions) -> None:
                         f"{' or '.join(f.suffix for f in formats())}, for the format")
     if options.stack is not None and Path(options.stack).suffix != ".mrcs":
         raise UserError(f"--stack {options.stack}: the name must end in .mrcs, by which RELION knows a stack of images")
+    for path in (options.star, options.discarded) if options.stack is not None else ():
+        # in image names RELION takes what follows one of these for the type of the file
+        if path is not None and set(name := os.path.relpath(options.stack, Path(path).parent)) & set("#:"):
+            raise UserError(f"--stack {options.stack}: {path} would name it {name}, and RELION reads no stack with # "
+                            "or : in its name, or its folder's; choose another name")
 
 
 def _read_run(folder: Path, file: ParticleFile) -> dict[str, np.ndarray]:

@@ -57,11 +57,12 @@ class Comparison:
     @property
     def names(self) -> tuple[str, str]:
         """What the runs are called: their folders' names, or as much of the paths as distinguishes them."""
-        folders = [run.folder for run in self.runs]
-        if folders[0].name != folders[1].name:
-            return folders[0].name, folders[1].name
-        common = Path(os.path.commonpath(folders))
-        return tuple(str(folder.relative_to(common)) if folder != common else folder.name for folder in folders)
+        parts = [Path(os.path.abspath(run.folder)).parts for run in self.runs]
+        for count in range(1, max(map(len, parts)) + 1):
+            first, second = (str(Path(*of[-count:])) for of in parts)
+            if first != second:
+                return first, second
+        return f"{parts[0][-1]} (first)", f"{parts[1][-1]} (second)"  # one folder
 
     @property
     def group(self) -> np.ndarray | None:

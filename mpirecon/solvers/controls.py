@@ -27,7 +27,9 @@ from mpirecon.validate.contradiction import Contradiction
 from mpirecon.validate.coverage import Coverage, view_coverage, write_views_csv
 from mpirecon.validate.discarded import Comparison
 from mpirecon.validate.found_map import FoundMap
-from mpirecon.validate.selection_bias import LARGEST_CONTRAST, contrast_left_out, warnings_of, with_group, with_number
+from mpirecon.validate.selection_bias import (
+    KEEP_MORE, LARGEST_CONTRAST, OF_MIXTURE, contrast_left_out, warnings_of, with_group, with_number,
+)  # fmt: skip
 from mpirecon.validate.separation import ScoredSelection
 
 #: columns of things that particles come from, where the file has them
@@ -81,7 +83,9 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict
                                      columns["given"], columns["moved"])
             write_views_csv(folder / "views.csv", coverage)
             if not columns["kept"].all() and columns["kept"].any():
-                found = selection_checks(columns, coverage)
+                rule = run.config.rule
+                by_mixture = rule.mixture and not rule.selects
+                found = selection_checks(columns, coverage, OF_MIXTURE if by_mixture else KEEP_MORE)
             scored = _scored_selection(run, outcome, columns)
     texts = [] if scored is None else scored.warnings()
     return {**found, "scored": None if scored is None else scored.scored, "warnings": texts + found["warnings"]}
@@ -102,9 +106,10 @@ def _scored_selection(run: Reconstruction, outcome: Outcome, columns: dict[str, 
     )  # fmt: skip
 
 
-def selection_checks(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
+def selection_checks(columns: dict[str, np.ndarray], coverage: Coverage, remedy: str = KEEP_MORE) -> dict:
     """``warnings`` and what they rest on, for summary.json: what being left out goes with other than a wrong pose.
 
+    remedy : what to do where too many are left out, of `selection_bias`
     columns : of the valid particles: kept, small, sigma, defocus, ctf_scale, yp, pp; group, optics groups and
     micrographs where known
     """
@@ -115,7 +120,7 @@ def selection_checks(columns: dict[str, np.ndarray], coverage: Coverage) -> dict
     ]
     tested = [association for association in tested if association is not None]
     contrast = contrast_left_out(kept, columns["yp"], columns["pp"], columns["small"])
-    texts = [*warnings_of(tested, contrast), coverage.warning()]
+    texts = [*warnings_of(tested, contrast, remedy), coverage.warning()]
     return {
         "warnings": [text for text in texts if text],
         "selection_bias": {a.name: a.value for a in tested} | {"contrast_left_out": contrast},

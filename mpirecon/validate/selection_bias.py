@@ -110,8 +110,16 @@ def contrast_left_out(kept: np.ndarray, yp: np.ndarray, pp: np.ndarray,
     return float(out / inside) if inside > 0 else None
 
 
-def warnings_of(associations: list[Association], contrast: float | None) -> list[str]:
-    """A sentence or two for each problem found."""
+#: what to do where the fraction to keep is given, or found: by the loss, or by how far a path goes
+KEEP_MORE = "Keep more"
+
+#: and where the mixture weighs particles, which keeps no number of them
+OF_MIXTURE = ("If the fraction of correct particles is known, give it with --keep; --loss sorted --keep X keeps as "
+              "many as it is told")
+
+
+def warnings_of(associations: list[Association], contrast: float | None, remedy: str = KEEP_MORE) -> list[str]:
+    """A sentence or two for each problem found; remedy : what the loss has against too many rejected particles."""
     texts = []
     for a in (a for a in associations if a.alarming):
         if a.name in _NUMBERS:
@@ -129,7 +137,7 @@ def warnings_of(associations: list[Association], contrast: float | None) -> list
     if contrast is not None and contrast > LARGEST_CONTRAST:
         texts.append(
             f"the rejected particles show the map with {100 * contrast:.0f} % of the contrast of the kept ones: many "
-            "of them probably have correct poses. Keep more"
+            f"of them probably have correct poses. {remedy}"
         )
     return texts
 
