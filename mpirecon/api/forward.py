@@ -112,9 +112,9 @@ class ForwardModel:
             and when the particle file has changed.
         """
         self.particles.refuse_replaced()
-        refuse_no_stack(path)
         refuse_existing(path, overwrite, [*files_among(map=volume), *particle_inputs(self.particles.path)],
                         writes=MRC)
+        refuse_no_stack(path)
         prepared = self._prepare(volume)
         with write_stack(path, self.particles.box, self.particles.pixel_size, overwrite=overwrite) as append:
             for rows in self._batches():

@@ -51,8 +51,8 @@ def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose
     from mpirecon.io.inputs import given
 
     console = Console(quiet=quiet, verbose=verbose)
-    refuse_no_stack(output)
     refuse_existing(output, overwrite, given(map=map_path, particle_file=particles))  # before a large file is read
+    refuse_no_stack(output)
     posed = mpirecon.open(particles)
     chosen = range(*rows.indices(len(posed)))
     if not chosen:
