@@ -30,7 +30,7 @@ from mpirecon.validate.grids import check_same_grid
 BATCH_PIXELS = 2**22
 
 
-def refuse_no_stack(path: str | os.PathLike) -> None:
+def _refuse_no_stack(path: str | os.PathLike) -> None:
     """Raise UserError where the name of a stack to be written is that of another kind of file."""
     if Path(path).suffix.lower() not in (".mrcs", ".mrc"):
         raise UserError(f"-o {path}: a stack of images (MRC) is written, so the name must end in .mrcs")
@@ -114,7 +114,7 @@ class ForwardModel:
         self.particles.refuse_replaced()
         refuse_existing(path, overwrite, [*files_among(map=volume), *particle_inputs(self.particles.path)],
                         writes=MRC)
-        refuse_no_stack(path)
+        _refuse_no_stack(path)
         prepared = self._prepare(volume)
         with write_stack(path, self.particles.box, self.particles.pixel_size, overwrite=overwrite) as append:
             for rows in self._batches():

@@ -46,13 +46,11 @@ def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose
       mpirecon project run1/volume.mrc particles.h5 --rows 0:100 -o stack.mrcs
     """
     import mpirecon
-    from mpirecon.api.forward import refuse_no_stack
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given
 
     console = Console(quiet=quiet, verbose=verbose)
     refuse_existing(output, overwrite, given(map=map_path, particle_file=particles))  # before a large file is read
-    refuse_no_stack(output)
     posed = mpirecon.open(particles)
     chosen = range(*rows.indices(len(posed)))
     if not chosen:
