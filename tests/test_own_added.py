@@ -1,7 +1,10 @@
 """What a script adds, or a solver of its own returns, is checked, and named where it is none."""
 
+import re
+import subprocess
+import sys
+
 import numpy as np
-import pandas as pd
 import pytest
 
 import mpirecon as mr
@@ -178,9 +181,27 @@ def test_an_error_of_a_solver_itself_is_its_own(particles):
         mr.reconstruct(particles, solver="ns", iterations=1)
 
 
-@pytest.mark.parametrize("table", [None, pd.DataFrame({"rlnVoltage": [300]})])
+@pytest.mark.parametrize("table", ["None", "pd.DataFrame({'rlnVoltage': [300]})"])
 def test_what_a_format_reads_is_checked(tmp_path, table):
-    add_format(type("Odd", (Unread,), {"read": lambda self, path, comm, options: table})())
+    """In a process of its own: formats that were added stay."""
+    script = f"""
+import pandas as pd
+import mpirecon as mr
+from mpirecon.io.formats import TableFormat, add_format
+
+class Odd(TableFormat):
+    name, suffix = "table", ".unread"
+
+    def read(self, path, comm, options):
+        return {table}
+
+add_format(Odd())
+try:
+    mr.reconstruct("p.unread")
+except mr.UserError as error:
+    print(error)
+"""
     (tmp_path / "p.unread").write_text("a")
-    with pytest.raises(mr.UserError, match="p.unread: read of the format table returned .*; expected a ParticleTable"):
-        mr.reconstruct(tmp_path / "p.unread")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.match("p.unread: read of the format table returned .*; expected a ParticleTable", done.stdout)

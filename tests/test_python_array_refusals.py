@@ -103,7 +103,6 @@ def whole(particles, **change):
     (dict(shift=lambda shift: shift + np.where(np.arange(M) > 40, -75.0, 0)[:, None]), f"shift puts 59 of {M} part"
      "icles.*first: particle 41"),
     (dict(defocus_u=lambda u: u / 1e4, defocus_v=lambda v: v / 1e4), f"defocus_u .* {M} of {M} .*looks like µm"),
-    (dict(angles=np.radians), "Euler angles of pose are in degrees, but .*radians"),
     (dict(pixel_size=SIZE * 1e-10), "pixel_size is 5e-10 Å, outside 0.05 … 200 Å"),
 ])  # fmt: skip
 def test_numbers_of_another_unit_are_refused(particles, change, said):
@@ -116,6 +115,7 @@ def test_numbers_of_another_unit_are_refused(particles, change, said):
     (dict(defocus_u=lambda u: u / 10, defocus_v=lambda v: v / 10), "nearly all defoci are below 5000 Å"),
     (dict(defocus_u=lambda u: u * (u > np.median(u)), defocus_v=lambda v: v * (v > np.median(v))), "defocus is 0 for"),
     (dict(angles=lambda angles: angles * [1, 0, 1]), "seen from nearly one direction"),
+    (dict(angles=np.radians), "Euler angles of pose are in degrees, but"),
     (dict(angles=lambda angles: angles * (np.arange(M) > 9)[:, None]), f"pose of 10 of {M} particles is exactly no"),
 ])  # fmt: skip
 def test_odd_numbers_of_some_particles_are_warned_of(particles, change, said):

@@ -108,8 +108,8 @@ class ForwardModel:
         Raises
         ------
         UserError
-            as of `forward`; when the name ends in other than .mrcs or .mrc; when the file exists (without `overwrite`), is one of these, or cannot be written;
-            and when the particle file has changed.
+            as of `forward`; when the name ends in other than .mrcs or .mrc; when the file exists (without `overwrite`),
+            is one of these, or cannot be written; and when the particle file has changed.
         """
         self.particles.refuse_replaced()
         refuse_existing(path, overwrite, [*files_among(map=volume), *particle_inputs(self.particles.path)],

@@ -71,17 +71,18 @@ def _defoci(ctf: np.ndarray) -> list[str]:
 
 
 def _views(pose: Pose) -> list[str]:
-    """Sentences about views that give no map; UserError for Euler angles in radians."""
+    """Sentences about views that give no map."""
     m = len(pose)
     if m < FEW:
         return []
+    said = []
     rot, tilt, psi = pose.euler().T
     turn = np.abs((rot + psi + 180) % 360 - 180)
     if ANGLES_TOLD < tilt.max() <= np.pi + 0.01 and turn.max() <= 2 * TURN:
-        raise UserError(f"Particles: Euler angles of pose are in degrees, but no tilt of {m} particles is more than "
-                        f"{np.pi:.4g}, and no rot or psi more than {2 * np.pi:.4g}: this looks like radians, and no "
-                        "map can be made of views so close. Give Pose.from_euler degrees (numpy.degrees)")
-    said = []
+        # no error, as of tables: images may be projected in views that are so close
+        said.append(f"Particles: Euler angles of pose are in degrees, but no tilt of {m} particles is more than "
+                    f"{np.pi:.4g}, and no rot or psi more than {2 * np.pi:.4g}: this looks like radians, and no map "
+                    "can be made of views so close. Give Pose.from_euler degrees (numpy.degrees)")
     axis = pose.matrices()[:, 2]
     away = 1.0 - float(np.linalg.eigvalsh(axis.T @ axis / m)[-1])  # mean sin² of the angle between a view and the mean
     if away < np.sin(FLAT) ** 2:

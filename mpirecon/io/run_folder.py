@@ -45,9 +45,10 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike, kind: Kind, inputs: Iterable[Input], *, overwrite: bool,
-                 resume: bool = False) -> None:
+                 resume: bool = False, all_inputs: bool = True) -> None:
+        """all_inputs : whether `inputs` are all that the run reads; else `also_reads` gets the others"""
         self.path, self.kind, self._inputs = Path(path), kind, list(inputs)
-        self._overwrite, self._resume = overwrite, resume
+        self._overwrite, self._resume, self._all_inputs = overwrite, resume, all_inputs
         self.staging = self.path / UNFINISHED
         self.logs = (self.staging if self.finished else self.path) / "logs"
         self._lock = folder_lock.FolderLock(self.path)
@@ -94,6 +95,8 @@ class RunFolder:
             raise UserError(f"another run is writing into {path} ({holder}); wait for its end, or choose another "
                             f"folder")
         self._refuse_content()
+        if self._all_inputs:  # others are named as what they are
+            self.refuse_foreign()
 
     def refuse_inputs(self) -> None:
         """No file that the run reads may be one that it would write, but for a mask, which is kept as it is."""
@@ -108,12 +111,12 @@ class RunFolder:
         path = self.path
         content = self._content()
         if self.resumes or (self.complete and (self._resume or self._overwrite)):
-            return self.refuse_foreign()
+            return
         if self._resume and self.finished:
             raise UserError(f"the run in {path} is finished; there is nothing to resume. For more iterations start a "
                             f"new run, in another folder or with --overwrite")
         if self.unused:
-            return self.refuse_foreign()
+            return
         if not self._overwrite:
             if CHECKPOINT in content or self.complete:
                 raise UserError(f"{state_of(path)}; or choose another folder, or start a new run with --overwrite")
@@ -129,7 +132,6 @@ class RunFolder:
         if (begun := kind_of_unfinished(path)) not in (None, self.kind):
             raise UserError(f"{path} holds an unfinished {begun.name}, which a {self.kind.name} does not replace; "
                             "choose another folder")
-        self.refuse_foreign()
 
     def refuse_foreign(self) -> None:
         """No file that a run writes may take the place of one that no run of its kind left; a mask that it reads stays
@@ -160,6 +162,7 @@ class RunFolder:
         """More that the run reads, as soon as it is known. Raises UserError where it would write over any of it."""
         self._inputs += inputs
         self.refuse_inputs()
+        self.refuse_foreign()
 
     def begin(self, ranks: int) -> bool:
         """Lock the folder and make what is in it;
@@ -195,6 +198,8 @@ class RunFolder:
         self._ours = True
         self._claimed |= claim
         self._refuse_content()
+        if self.complete or not claim:
+            self.refuse_foreign()
         if self.complete:
             self.commit()
             if not self._resume:  # of what is there now, nothing but what the two runs left is replaced

@@ -20,6 +20,9 @@ from mpirecon.io.unfinished import UNFINISHED, ended_well
 #: in OUT/unfinished/: what an earlier run left in OUT, as of its marker, while that is replaced, or is missing
 REPLACED = "replaced.json"
 
+#: how every line of a rank's log begins
+_LOG = b'{"event":'
+
 
 def listed_in(marker: Path, kind: Kind) -> list[str] | None:
     """The files that a run says it left, in its marker; None where it does not say."""
@@ -55,7 +58,7 @@ def foreign_files(folder: Path, kind: Kind) -> list[Path]:
     if not left:
         found += [log for logs in (folder / "logs", staging / "logs") for log in sorted(logs.glob("rank*.jsonl"))
                   if not _is_log(log)]
-    return [path for path in found if os.path.lexists(path)]
+    return [path for path in found if os.path.lexists(path) and (path.is_symlink() or path.stat().st_size)]
 
 
 def kind_of_unfinished(folder: Path) -> Kind | None:
@@ -77,9 +80,12 @@ def _has_begun(folder: Path, kind: Kind) -> bool:
 
 
 def _is_log(path: Path) -> bool:
-    """Whether a file is a rank's log, or one that was begun."""
+    """Whether a file is a rank's log, one that was begun, or no file that keeps what is written (such as /dev/full)."""
+    if not path.is_file():
+        return True
     with suppress(OSError), open(path, "rb") as file:
-        return file.read(9) in (b"", b'{"event":')
+        head = file.read(len(_LOG))
+        return len(head) < len(_LOG) or head == _LOG
     return False
 
 

@@ -117,8 +117,8 @@ def register(name: str, loss) -> str:
     Raises
     ------
     UserError
-        for the name of a built-in loss or of a rule, an empty one, something that cannot be called, or a class without ``weight`` or
-        ``rho``.
+        for the name of a built-in loss or of a rule, an empty one, something that cannot be called, or a class without
+        ``weight`` or ``rho``.
     """
     refuse_name("loss", name)
     if name in LOSSES:

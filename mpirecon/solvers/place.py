@@ -32,11 +32,13 @@ class Place:
     """
 
     def __init__(self, comm: Communicator, path: Path, kind: Kind, inputs: Iterable[Input], *, overwrite: bool,
-                 resume: bool = False):
-        """Raises UserError, on all ranks, where the run must not or cannot write there. Nothing is touched."""
+                 resume: bool = False, all_inputs: bool = True):
+        """all_inputs : as of RunFolder. Raises UserError, on all ranks, where the run must not or cannot write there.
+        Nothing is touched."""
         self._comm, self.path = comm, Path(path)
         self.complete = False
-        self._folder = run_first(comm, lambda: RunFolder(path, kind, inputs, overwrite=overwrite, resume=resume))
+        self._folder = run_first(comm, lambda: RunFolder(path, kind, inputs, overwrite=overwrite, resume=resume,
+                                                         all_inputs=all_inputs))
         run_first(comm, lambda: self._folder.check())
         self._broadcast()
 
@@ -117,7 +119,7 @@ def _open_table(comm, particles, output, kind, config, console, reading, overwri
 
     options = ImportOptions(**{"seed": config.seed, **(reading or {})})
     inputs = [*tables_of(particles, options), *_others_of(config)]
-    with Place(comm, output, kind, inputs, overwrite=overwrite, resume=resume) as place:
+    with Place(comm, output, kind, inputs, overwrite=overwrite, resume=resume, all_inputs=False) as place:
         target = place.claim()
         if target is None:
             yield None, place
