@@ -302,7 +302,7 @@ def _summed(task: Task, ranks: int) -> float:
 #: searches of a run, fraction of the particles that each is taken to search, particles of control and decoys, and maps
 _SEARCHES, _SEARCHED, _CONTROLS, _SEARCH_MAPS = 2, 0.4, 600, 8
 #: what an image of a group costs: slices are cut for it alone, where those of single images are cut for all at once
-_GROUPED = 12.0
+_GROUPED = 15.0
 
 
 def _search_work(task: Task, images: int, samples: int) -> tuple[float, ...]:
