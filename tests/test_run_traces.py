@@ -10,6 +10,8 @@ import pytest
 import mpirecon as mr
 from mpirecon.cli import run
 from mpirecon.io.mrc import write_map
+from mpirecon.io.run_folder import RunFolder
+from mpirecon.io.run_kinds import RECONSTRUCTION
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,21 @@ def test_what_no_run_left_is_kept(project, capsys, kind, name, source, beside):
     said = capsys.readouterr().err
     assert content("mine") == before
     assert f"mine holds {name}, which a" in said.replace("\n", " ") and "choose another folder for -o" in said
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_comes_into_the_folder_before_the_run_begins_is_kept(project, there):
+    """Between the checks and the beginning a run reads its particles, and compiles."""
+    if there:
+        (project / "late").mkdir()
+    with RunFolder(project / "late", RECONSTRUCTION, [], overwrite=True) as place:
+        place.check()
+        (project / "late").mkdir(exist_ok=True)
+        shutil.copy("map.mrc", "late/mask.mrc")
+        before = content("late")
+        with pytest.raises(mr.UserError, match="late holds mask.mrc, which a reconstruction would replace, and no"):
+            place.begin(1)
+    assert content("late").items() >= before.items() and not (project / "late" / "unfinished").exists()
 
 
 @pytest.mark.parametrize(("kind", "name", "source"), [
