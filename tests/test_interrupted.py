@@ -1,9 +1,11 @@
 """Commands that a signal ends: one line, the code of the signal, and no file that is half-written."""
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import types
@@ -66,6 +68,44 @@ def test_a_signal_at_mpirun_leaves_no_file(tmp_path, mpirun, name):
     process.send_signal(signal.Signals[name])
     _, err = process.communicate(timeout=60)
     assert process.returncode and "Traceback" not in err and not os.listdir(tmp_path), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_half_written_goes_before_a_long_call_comes_back(tmp_path, number):
+    """mpirun kills its ranks a quarter of a second after the signal."""
+    noted = []
+
+    def strike() -> None:
+        time.sleep(0.3)  # until the long call has begun
+        os.kill(os.getpid(), number)
+        while os.path.exists(path) and "back" not in noted:
+            time.sleep(0.005)
+        noted.append("gone")
+
+    def works() -> int:
+        threading.Thread(target=strike).start()
+        try:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)  # Python meets signals when it comes back
+        finally:
+            noted.append("back")
+        return 0
+
+    path = new_temporary(tmp_path / "a.h5")
+    path.write_text("half")
+    with ended_by_signals():
+        assert outcome(works).code == 128 + number
+    assert noted == ["gone", "back"]
+
+
+def test_a_signal_that_somebody_else_listens_to_leaves_what_is_half_written(tmp_path):
+    heard = []
+    with atomic_path(tmp_path / "a.txt", False) as path, ended_by_signals():
+        path.write_text("all")
+        before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        signal.signal(signal.SIGTERM, before)
+    assert heard and (tmp_path / "a.txt").read_text() == "all"
 
 
 def test_what_a_library_makes_of_it_is_the_end_all_the_same():

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import click
@@ -83,11 +83,35 @@ def ended_by_signals() -> Iterator[None]:
     for number in ours:
         signal.signal(number, receive)
     try:
-        yield
+        with _removed_at_once(receive) if ours else nullcontext():
+            yield
     finally:
         sys.unraisablehook = hook
         for number, how in ours.items():
             signal.signal(number, how)
+
+
+@contextmanager
+def _removed_at_once(handler) -> Iterator[None]:
+    """Meanwhile what is half-written goes as soon as a signal comes that is `handler`'s, however long the main thread
+    is in the midst of something: mpirun kills its ranks a quarter of a second after the signal."""
+    def watch() -> None:
+        while number := os.read(reads, 1):
+            if signal.getsignal(number[0]) is handler:
+                from mpirecon.io.atomic import remove_begun  # here: it is slow to import
+
+                remove_begun()
+        os.close(reads)
+
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writes)
 
 
 def ignore_more_signals() -> None:
