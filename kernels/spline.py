@@ -8,16 +8,16 @@ Mag. 16(6):22.
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
 
+from mpirecon.kernels import fft
 from mpirecon.kernels.cache import njit
 
 
 def coefficients(samples: np.ndarray, axes: tuple[int, ...], workers: int = 1) -> np.ndarray:
     """Spline coefficients of samples that repeat periodically along `axes`, the last of them halved by the real FFT."""
-    spectrum = scipy.fft.rfftn(np.asarray(samples, np.float32), axes=axes, workers=workers)
+    spectrum = fft.rfftn(np.asarray(samples, np.float32), axes=axes, workers=workers)
     spectrum *= coefficient_filter([samples.shape[a] for a in axes])
-    return scipy.fft.irfftn(spectrum, s=[samples.shape[a] for a in axes], axes=axes, workers=workers).astype(np.float32)
+    return fft.irfftn(spectrum, s=[samples.shape[a] for a in axes], axes=axes, workers=workers).astype(np.float32)
 
 
 def coefficient_filter(shape: list[int]) -> np.ndarray:

@@ -148,11 +148,12 @@ def test_a_direction_without_signal_is_found():
 def test_sphericity_of_known_bodies():
     from mpirecon.validate.coverage import bin_centres, view_bins
 
-    directions = bin_centres(*view_bins(300))
-    assert sphericity(directions, np.ones(len(directions))) == 1.0
+    top, rings = view_bins(300)
+    directions = bin_centres(top, rings)
+    assert sphericity(directions, rings, np.ones(len(directions))) == 1.0
     # an ellipsoid of half axes 1, 1, 2: area 21.479, volume 8π/3 (Wadell's formula gives 0.9288)
     radius = 1 / np.sqrt(directions[:, 0] ** 2 + directions[:, 1] ** 2 + directions[:, 2] ** 2 / 4)
-    assert abs(sphericity(directions, radius) - 0.9288) < 0.01
+    assert abs(sphericity(directions, rings, radius) - 0.9288) < 0.01
 
 
 # B-factor

@@ -58,12 +58,13 @@ def naive_table(path) -> dict[str, list[str]]:
     return {label: [row[i] for row in rows] for i, label in enumerate(labels)}
 
 
-def test_a_run_of_imported_particles_loads_neither_pandas_nor_numba(shared_data, tmp_path):
+def test_a_run_of_imported_particles_loads_no_pandas_numba_or_scipy(shared_data, tmp_path):
     """Where its kernels were compiled before: they take as long to load as the whole of a small run."""
     path = shared_data / "ribo70s_real" / "particles.star"
     assert run(["import", str(path), "-o", str(tmp_path / "p.h5"), "-q"]) == 0
     program = ("import sys; from mpirecon.cli import run; code = run(sys.argv[1:]); "
-               "print(code, sorted({'numba', 'pandas'} & set(sys.modules)))")
+               "print(code, sorted({'numba', 'pandas', 'scipy.fft', 'scipy.ndimage', 'scipy.spatial', 'scipy.special'} "
+               "& set(sys.modules)))")
     command = ["reconstruct", tmp_path / "p.h5", "-o", tmp_path / "run", "-q", "--overwrite"]
     for _ in range(2):  # the first may compile
         done = subprocess.run([sys.executable, "-c", program, *map(str, command)], capture_output=True, text=True)

@@ -18,12 +18,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 
 from mpirecon.io.image_places import PlaceSample
 from mpirecon.io.low_maps import HalfMaps, transform_of
 from mpirecon.io.mrc import LARGEST
 from mpirecon.io.particle_table import ParticleTable
+from mpirecon.kernels import fft
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.parallel.comm import Communicator, together
 
@@ -206,7 +206,7 @@ class ImageSample:
         good = np.isfinite(level) & (level > 0)
         images, ctf, shift, matrices = images[good], ctf[good], shift[good], matrices[good]
         images = (images - images.mean(axis=(1, 2), keepdims=True)) / level[good, None, None]
-        spectra = scipy.fft.rfft2(images).reshape(len(images), -1)[:, self._inside] / self.box
+        spectra = fft.rfft2(images).reshape(len(images), -1)[:, self._inside] / self.box
         sine, strength = self._ctf(ctf)
         if self.measured < _MOST_SAMPLES:
             self._add_noise(np.abs(spectra) ** 2, sine**2)
@@ -305,7 +305,7 @@ class ImageSample:
         grid = np.zeros((n, n, self.last + 2), np.complex128)
         index = np.arange(-self.last - 1, self.last + 1)
         grid[np.ix_(index % n, index % n)] = half[:-1, :-1]
-        density = scipy.fft.fftshift(scipy.fft.irfftn(grid, s=(n,) * 3))
+        density = fft.fftshift(fft.irfftn(grid, s=(n,) * 3))
         z, yy, x = np.indices(density.shape) - n // 2
         inside = density[x * x + yy * yy + z * z < (0.4 * n) ** 2]
         return float(((inside - inside.mean()) ** 3).mean() / inside.std() ** 3)

@@ -7,10 +7,10 @@ rows, with particles in the corners of the images, at the poses of the next rows
 from __future__ import annotations
 
 import numpy as np
-import scipy
 
 from mpirecon.io.low_maps import HalfMaps
 from mpirecon.io.particle_table import ParticleTable
+from mpirecon.kernels import fft
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.parallel.comm import Communicator
 
@@ -47,8 +47,8 @@ class PlaceSample:
 
     def add(self, images: np.ndarray, table: ParticleTable, rows: np.ndarray) -> None:
         """images (m, n, n) float32 of these rows (m,) of this rank's table, finite and not constant."""
-        rows_of_x = scipy.fft.rfft(images - images.mean(axis=(1, 2), keepdims=True))[:, :, : self._last + 1]
-        spectra = scipy.fft.fft(rows_of_x, axis=1)[:, np.arange(-self._last, self._last + 1) % self.box]
+        rows_of_x = fft.rfft(images - images.mean(axis=(1, 2), keepdims=True))[:, :, : self._last + 1]
+        spectra = fft.fft(rows_of_x, axis=1)[:, np.arange(-self._last, self._last + 1) % self.box]
         level = images.std(axis=(1, 2), dtype=np.float64)[:, None] * self.box
         self._spectra.append((spectra.reshape(len(images), -1)[:, self._used] / level).astype(np.complex64))
         half = (self.box - self.box // 2) * self.pixel_size

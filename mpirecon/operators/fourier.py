@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import scipy
 
+from mpirecon.kernels import fft
 from mpirecon.parallel.threads import Threads
 
 #: bytes of a transform that are worked on at once
@@ -94,9 +94,9 @@ def planes_of(volume: np.ndarray, p: int, threads: Threads | None = None, axis: 
         some = np.asarray(volume[first:last], np.float32)
         if axis is not None:
             some = some * (axis[first:last, None, None] * (axis[:, None] * axis))
-        a = scipy.fft.rfft(_place(some, 2, p), axis=2)
+        a = fft.rfft(_place(some, 2, p), axis=2)
         part = _place(a, 1, p, planes[first:last])
-        transformed = scipy.fft.fft(part, axis=1, overwrite_x=True)
+        transformed = fft.fft(part, axis=1, overwrite_x=True)
         if transformed is not part:  # it need not be in the same memory
             part[:] = transformed
 
@@ -112,9 +112,9 @@ def volume_of(planes: np.ndarray, threads: Threads | None = None) -> np.ndarray:
 
     def some(first: int, last: int) -> None:
         out, o = own[first:last].reshape(-1, n, n), n // 2
-        a = scipy.fft.ifft(planes[first:last], axis=1, norm="forward")
+        a = fft.ifft(planes[first:last], axis=1, norm="forward")
         for rows, part in zip((slice(0, o), slice(o, n)), _cropped(a, 1, n)):
-            real = scipy.fft.irfft(part, n=p, axis=2, norm="forward")
+            real = fft.irfft(part, n=p, axis=2, norm="forward")
             out[:, rows, :o], out[:, rows, o:] = _cropped(real, 2, n)
 
     in_pieces(n, p, some, threads)
@@ -165,13 +165,13 @@ def change_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None
 
 
 def _along_z(planes: np.ndarray, first: int, last: int) -> np.ndarray:
-    return scipy.fft.fft(_place(planes[:, first:last], 0, planes.shape[1]), axis=0, overwrite_x=True)
+    return fft.fft(_place(planes[:, first:last], 0, planes.shape[1]), axis=0, overwrite_x=True)
 
 
 def _back_along_z(spectrum: np.ndarray, out: np.ndarray) -> None:
     """out : (n, …), overwritten; the spectrum is, too"""
     n = len(out)
-    spectrum = scipy.fft.ifft(spectrum, axis=0, norm="forward", overwrite_x=True)
+    spectrum = fft.ifft(spectrum, axis=0, norm="forward", overwrite_x=True)
     out[: n // 2], out[n // 2 :] = _cropped(spectrum, 0, n)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import scipy
+
+from mpirecon.kernels import fft
 
 #: bytes of planes that are transformed at once
 _CACHE = 4_000_000
@@ -42,17 +43,17 @@ def transforms_of(
         _clear_outside(half, z, y)
     for some in _pieces(halves[0], z):
         for half, values in zip(halves, planes(some)):
-            half[some, y] = scipy.fft.rfft(np.asarray(values, dtype)[:, y], axis=2)
-    return tuple(_across(scipy.fft.fft, half, None, y) for half in halves)
+            half[some, y] = fft.rfft(np.asarray(values, dtype)[:, y], axis=2)
+    return tuple(_across(fft.fft, half, None, y) for half in halves)
 
 
 def real_of_half(half: np.ndarray, n: int, workers: int | None = None) -> np.ndarray:
     """``scipy.fft.irfftn`` of a half transform (…, …, n // 2 + 1), which is overwritten: (…, …, n) real, rows apart in
     its memory."""
-    half = _across(scipy.fft.ifft, half, workers)
+    half = _across(fft.ifft, half, workers)
     real = half.view(half.real.dtype)[..., :n]
     for some in _pieces(half):
-        real[some] = scipy.fft.irfft(half[some], n, axis=2, workers=workers)
+        real[some] = fft.irfft(half[some], n, axis=2, workers=workers)
     return real
 
 
@@ -75,9 +76,9 @@ def half_of_real(real: np.ndarray, workers: int | None = None, inside: Inside | 
     half = real.base.view(np.complex64).reshape(*real.shape[:2], n // 2 + 1)
     z, y = inside or (slice(0, len(real)), slice(0, real.shape[1]))
     for some in _pieces(half, z):
-        half[some, y] = scipy.fft.rfft(real[some, y], axis=2, workers=workers)
+        half[some, y] = fft.rfft(real[some, y], axis=2, workers=workers)
     _clear_outside(half, z, y)
-    return _across(scipy.fft.fft, half, workers, y)
+    return _across(fft.fft, half, workers, y)
 
 
 def _clear_outside(half: np.ndarray, z: slice, y: slice) -> None:

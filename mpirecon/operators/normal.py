@@ -8,8 +8,8 @@ transfer function is the weight without the kernel's blur, so one product costs 
 from __future__ import annotations
 
 import numpy as np
-import scipy
 
+from mpirecon.kernels import fft
 from mpirecon.kernels.gridding import kernel_transform
 from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, shell_points, weight_sum
 from mpirecon.kernels.sphere import Packed, rows_of
@@ -174,7 +174,7 @@ class NormalEquations(Equations):
 
             in_pieces(p, p, weights, threads)
             kernel = real_of_half(spectrum, p, threads.count)
-            axis = kernel_transform(scipy.fft.fftfreq(p), self.projection.taps, self.projection.padding)
+            axis = kernel_transform(fft.fftfreq(p), self.projection.taps, self.projection.padding)
             axis = np.maximum(axis, SMALLEST_APODISATION)
             for shape in ((p, 1, 1), (1, p, 1), (1, 1, p)):
                 kernel /= axis.astype(np.float32).reshape(shape)

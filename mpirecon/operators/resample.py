@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy
+
+from mpirecon.kernels import fft
 
 
 def resample(images: np.ndarray, inner: int, box: int, workers: int = 1) -> np.ndarray:
@@ -15,12 +16,12 @@ def resample(images: np.ndarray, inner: int, box: int, workers: int = 1) -> np.n
     Frequencies at or beyond either Nyquist are zero.
     """
     images = _cut(np.asarray(images, np.float32), inner)
-    spectrum = scipy.fft.rfft2(np.roll(images, (-(inner // 2),) * 2, axis=(1, 2)), norm="ortho", workers=workers)
+    spectrum = fft.rfft2(np.roll(images, (-(inner // 2),) * 2, axis=(1, 2)), norm="ortho", workers=workers)
     out = np.zeros((len(images), box, box // 2 + 1), spectrum.dtype)
     reach = (min(inner, box) - 1) // 2  # the highest frequency that both have, Nyquist left out
     out[:, : reach + 1, : reach + 1] = spectrum[:, : reach + 1, : reach + 1]
     out[:, box - reach :, : reach + 1] = spectrum[:, inner - reach :, : reach + 1]
-    small = scipy.fft.irfft2(out, s=(box, box), norm="ortho", workers=workers)
+    small = fft.irfft2(out, s=(box, box), norm="ortho", workers=workers)
     return np.roll(small, (box // 2,) * 2, axis=(1, 2)).astype(np.float32, copy=False)
 
 

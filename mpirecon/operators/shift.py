@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy
 
+from mpirecon.kernels import fft
 from mpirecon.kernels.translate import gather_translated, scatter_translated
 from mpirecon.operators.half_plane import HalfPlane
 
@@ -19,7 +19,7 @@ def centred_samples(
     shift_pixels : (m, 2) float64, where the particle sits (x, y) relative to pixel n // 2 · returns (m, s) complex64 =
         scale · Σ_r I(r) exp(−2πi k·(r − n//2 − shift) / n), `out` if given.
     """
-    spectra = scipy.fft.rfft2(np.asarray(images, np.float32), workers=workers)
+    spectra = fft.rfft2(np.asarray(images, np.float32), workers=workers)
     out = np.empty((len(images), len(plane)), np.complex64) if out is None else out
     gather_translated(spectra, shift_pixels + plane.box // 2, plane.kx, plane.ky, out, scale, plane.rows)
     return out
@@ -31,4 +31,4 @@ def images_from_samples(samples: np.ndarray, shift_pixels: np.ndarray, plane: Ha
     n = plane.box
     spectra = np.empty((len(samples), n, n // 2 + 1), np.complex64)
     scatter_translated(np.asarray(samples, np.complex64), shift_pixels + n // 2, plane.kx, plane.ky, spectra)
-    return scipy.fft.irfft2(spectra, s=(n, n), workers=workers)
+    return fft.irfft2(spectra, s=(n, n), workers=workers)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy
 
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
@@ -17,6 +16,7 @@ from mpirecon.io.particle_identity import Matched, match_particles, same_rows
 from mpirecon.io.run_kinds import RECONSTRUCTION
 from mpirecon.io.run_output import open_particles, read_summary, took_part
 from mpirecon.io.run_summary import COMPARED
+from mpirecon.kernels import fft
 from mpirecon.report.details import setting, weights_in_words
 from mpirecon.report.run_files import RunFiles, read_run_files
 from mpirecon.validate.fsc import crossing, fsc, lowest_frequencies
@@ -225,7 +225,7 @@ def to_box(volume: np.ndarray, box: int) -> np.ndarray:
     """A map on a coarser grid of the same field of view: its lower frequencies alone."""
     if len(volume) == box:
         return volume
-    return scipy.fft.irfftn(lowest_frequencies(scipy.fft.rfftn(volume), box),
+    return fft.irfftn(lowest_frequencies(fft.rfftn(volume), box),
                             s=(box,) * 3).astype(np.float32) * (box / len(volume)) ** 3
 
 

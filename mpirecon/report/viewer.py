@@ -11,9 +11,9 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-import scipy
 
 from mpirecon.io.atomic import atomic_path
+from mpirecon.kernels import fft
 from mpirecon.report.pictures import map_panel, projections, slices
 
 #: characters from dark to bright, where there are no colours
@@ -69,8 +69,8 @@ def coarsened(volume: np.ndarray, size: int) -> np.ndarray:
         return volume
     m = size - size % 2
     keep = np.concatenate([np.arange(m // 2), np.arange(n - m // 2, n)])
-    f = scipy.fft.rfftn(np.asarray(volume, np.float32))[np.ix_(keep, keep, np.arange(m // 2 + 1))]
-    return scipy.fft.irfftn(f * np.float32((m / n) ** 3), s=(m,) * 3).astype(np.float32)
+    f = fft.rfftn(np.asarray(volume, np.float32))[np.ix_(keep, keep, np.arange(m // 2 + 1))]
+    return fft.irfftn(f * np.float32((m / n) ** 3), s=(m,) * 3).astype(np.float32)
 
 
 def surface_level(volume: np.ndarray) -> float:

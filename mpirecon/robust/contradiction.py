@@ -7,8 +7,9 @@ the difference: in a noisy image all distances are nearly the same.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-import scipy
 
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.statistics import Statistics
@@ -19,6 +20,10 @@ FALSE_DISCOVERY_RATE = 0.01
 #: fraction of the map's own contrast, inverted,
 #: from which on an image that contradicts it is inverted rather than wrong
 INVERTED_CONTRAST = 0.5
+
+
+#: standard deviations from which on chances are looked at: they are above what any test here asks for
+_UNLIKELY = -2.0
 
 
 def significance(statistics: Statistics) -> np.ndarray:
@@ -39,7 +44,9 @@ def contradicting(comm: Communicator, statistics: Statistics, valid: np.ndarray)
     One-sided tests of z, with the false discovery rate held (Benjamini & Hochberg 1995, J. R. Stat. Soc. B 57:289): the
     largest k such that k images have a chance of k/m times the rate or less, whatever rank holds them.
     """
-    chance = np.where(valid, scipy.special.ndtr(significance(statistics)), np.inf)
+    z, chance = significance(statistics), np.full(len(valid), np.inf)
+    few = valid & (z < _UNLIKELY)
+    chance[few] = [0.5 * math.erfc(-value / math.sqrt(2)) for value in z[few]]
     total = comm.allreduce_scalar(int(valid.sum()))
     found, before = total, total + 1
     while found < before:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy
 
+from mpirecon.kernels import fft
 from mpirecon.validate.fsc import shell_index
 
 #: shells that stay as they are: the particle's size, which all structures in the mask share
@@ -27,16 +27,16 @@ def decoy(reference: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> 
     """
     n = len(reference)
     shell = shell_index(n, 3)
-    given = scipy.fft.rfftn(np.asarray(reference, np.float64))
+    given = fft.rfftn(np.asarray(reference, np.float64))
     wanted = _power(given, shell)
-    noise = scipy.fft.rfftn(rng.standard_normal(reference.shape))
+    noise = fft.rfftn(rng.standard_normal(reference.shape))
     transform = np.abs(given) * noise / np.maximum(np.abs(noise), 1e-30)
     for _ in range(_ROUNDS):
         transform = np.where(shell < _KEPT, given, transform)
-        volume = scipy.fft.irfftn(transform, s=reference.shape) * mask
-        transform = scipy.fft.rfftn(volume)
+        volume = fft.irfftn(transform, s=reference.shape) * mask
+        transform = fft.rfftn(volume)
         transform *= np.sqrt(wanted / np.maximum(_power(transform, shell), 1e-30))[shell]
-    return scipy.fft.irfftn(np.where(shell < _KEPT, given, transform), s=reference.shape).astype(np.float32)
+    return fft.irfftn(np.where(shell < _KEPT, given, transform), s=reference.shape).astype(np.float32)
 
 
 def _power(transform: np.ndarray, shell: np.ndarray) -> np.ndarray:

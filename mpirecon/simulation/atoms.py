@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import scipy
 
 from mpirecon.errors import UserError
+from mpirecon.kernels import fft
 from mpirecon.simulation.density import band_limit
 
 _OVERSAMPLING = 1.5
@@ -27,7 +27,7 @@ def density_of_model(path: str | Path, box: int, pixel_size: float) -> np.ndarra
     """
     model = _read_model(path)
     _centre_and_check(model, path, box, pixel_size)
-    fine = scipy.fft.next_fast_len(int(np.ceil(_OVERSAMPLING * box)), real=True)
+    fine = fft.next_fast_len(int(np.ceil(_OVERSAMPLING * box)), real=True)
     grid, multiplier = _fine_density(model, box * pixel_size, fine, pixel_size)
     return band_limit(_crop_transform(grid, multiplier, box, box * pixel_size))
 
@@ -87,10 +87,10 @@ def _fine_density(model, length: float, fine: int, pixel_size: float):
 def _crop_transform(grid: np.ndarray, multiplier, box: int, length: float) -> np.ndarray:
     """Low-pass a periodic [x, y, z] grid to `box` points a side and return it as [z, y, x] float32."""
     fine = grid.shape[0]
-    transform = scipy.fft.rfftn(np.ascontiguousarray(grid.T, dtype=np.float32))
-    k = scipy.fft.fftfreq(box, 1.0 / box).astype(int)
+    transform = fft.rfftn(np.ascontiguousarray(grid.T, dtype=np.float32))
+    k = fft.fftfreq(box, 1.0 / box).astype(int)
     kx = np.arange(box // 2 + 1)
     cropped = transform[np.ix_(k % fine, k % fine, kx)]
     k2 = (k**2)[:, None, None] + (k**2)[None, :, None] + kx**2
     cropped *= multiplier(k2 / length**2) * (box / fine) ** 3
-    return scipy.fft.irfftn(cropped.astype(np.complex64), s=(box,) * 3)
+    return fft.irfftn(cropped.astype(np.complex64), s=(box,) * 3)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import scipy
 
 from mpirecon.errors import UserError
+from mpirecon.kernels import fft
 from mpirecon.model.draws import particle_rng
 from mpirecon.model.simulated_errors import copied, count_kinds, in_words, others_in_words
 from mpirecon.model.pose import Pose
@@ -141,7 +141,7 @@ class Simulator:
         if self._colours is None:
             return white
         factors = self._colours[particle % self.settings.micrographs]
-        return scipy.fft.irfft2(scipy.fft.rfft2(white) * factors, s=white.shape)
+        return fft.irfft2(fft.rfft2(white) * factors, s=white.shape)
 
     def _calibrate(self) -> float:
         rows = np.array_split(_CALIBRATION, -(-len(_CALIBRATION) // self.batch))
@@ -265,7 +265,7 @@ def multiply_by_ctf(
     aberrations : Aberrations of the images' optics groups (m,), whose even ones and magnification belong to the CTF
     """
     n = images.shape[-1]
-    ky, kx = np.meshgrid(scipy.fft.fftfreq(n, 1.0 / n), np.arange(n // 2 + 1), indexing="ij")
+    ky, kx = np.meshgrid(fft.fftfreq(n, 1.0 / n), np.arange(n // 2 + 1), indexing="ij")
     kx, ky = kx.ravel().astype(np.int32), ky.ravel().astype(np.int32)
     optics = None
     if aberrations is not None:  # a program that multiplies images knows nothing of the detector
@@ -273,9 +273,9 @@ def multiply_by_ctf(
     values = ctf_at(ctf, kx, ky, n, pixel_size, optics, optics_group)
     if sign_only:
         values = np.where(values < 0, np.float32(-1), np.float32(1))
-    transform = scipy.fft.rfft2(np.asarray(images, np.float32))
+    transform = fft.rfft2(np.asarray(images, np.float32))
     transform *= values.reshape(transform.shape)
-    return scipy.fft.irfft2(transform, s=(n, n)).astype(np.float32, copy=False)
+    return fft.irfft2(transform, s=(n, n)).astype(np.float32, copy=False)
 
 
 def _provenance(simulator: Simulator) -> dict:

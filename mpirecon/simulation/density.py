@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import scipy
 
 from mpirecon.errors import UserError
+from mpirecon.kernels import fft
 from mpirecon.validate.masks import cosine_edge, soft_sphere
 
 
@@ -17,12 +17,12 @@ def band_limit(volume: np.ndarray, edge: float = 2.0) -> np.ndarray:
     The Fourier ball ends with a raised cosine over the last `edge` shells; the corners of the cube go.
     """
     n = volume.shape[0]
-    k2 = scipy.fft.fftfreq(n, 1.0 / n).astype(np.float32) ** 2
+    k2 = fft.fftfreq(n, 1.0 / n).astype(np.float32) ** 2
     x2 = np.arange(n // 2 + 1, dtype=np.float32) ** 2
-    transform = scipy.fft.rfftn(np.asarray(volume, np.float32))
+    transform = fft.rfftn(np.asarray(volume, np.float32))
     for plane, z2 in zip(transform, k2):
         plane *= cosine_edge(np.sqrt(z2 + k2[:, None] + x2) - (n / 2 - edge), edge)
-    return scipy.fft.irfftn(transform, s=volume.shape, overwrite_x=True).astype(np.float32, copy=False)
+    return fft.irfftn(transform, s=volume.shape).astype(np.float32, copy=False)
 
 
 class Resampled(NamedTuple):

@@ -7,8 +7,8 @@ Each is a function of (seed, particle id) and its own settings, so that it chang
 from __future__ import annotations
 
 import numpy as np
-import scipy
 
+from mpirecon.kernels import fft
 from mpirecon.model.draws import particle_rng, random_quaternion, uniform_draws
 from mpirecon.model.pose import quaternion_from_euler
 from mpirecon.simulation.settings import SimulationSettings
@@ -54,7 +54,7 @@ def noise_exponents(settings: SimulationSettings) -> np.ndarray:
 def colour(box: int, exponent: float) -> np.ndarray:
     """(box, box // 2 + 1) factors of noise's Fourier samples: (1 + bend / k)^exponent, k in fractions of Nyquist, of
     mean square 1 over the whole transform."""
-    ky, kx = np.meshgrid(scipy.fft.fftfreq(box, 1.0 / box), np.arange(box // 2 + 1), indexing="ij")
+    ky, kx = np.meshgrid(fft.fftfreq(box, 1.0 / box), np.arange(box // 2 + 1), indexing="ij")
     k = np.maximum(np.hypot(ky, kx), 1.0) / (box / 2)
     factors = (1 + _BEND / k) ** exponent
     twice = np.full(box // 2 + 1, 2.0)  # a real image's other half

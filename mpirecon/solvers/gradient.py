@@ -8,8 +8,8 @@ to the minimum of the batch's loss along the preconditioned gradient, which one 
 from __future__ import annotations
 
 import numpy as np
-import scipy
 
+from mpirecon.kernels import fft
 from mpirecon.model.draws import particle_rng
 from mpirecon.operators.normal import SMALLEST_SSNR, dot
 from mpirecon.robust.selection import Selection
@@ -143,7 +143,7 @@ class GradientSolver(Solver):
 
     def _filtered(self, made_of: MapOf, volume: np.ndarray) -> np.ndarray:
         # never to nothing, even where half maps do not agree at all: particles could not be compared with it
-        return wiener_filter(scipy.fft.rfftn(volume), np.maximum(self.ssnr(made_of), SMALLEST_SSNR)) * self.engine.mask
+        return wiener_filter(fft.rfftn(volume), np.maximum(self.ssnr(made_of), SMALLEST_SSNR)) * self.engine.mask
 
     def _zero(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         return np.zeros((self.engine.box,) * 3, np.float32)

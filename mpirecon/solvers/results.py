@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import scipy
 
 from mpirecon.io.mrc import read_map, write_map
 from mpirecon.io.run_output import took_part, write_particle_table, write_summary
+from mpirecon.kernels import fft
 from mpirecon.model.optics import curvature_resolution, electron_wavelength
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together
@@ -70,7 +70,7 @@ def write_results(
         run.log.event("timeline", **run.engine.timings.timeline())
     ranks = comm.gather(_rank_facts(run))
     summary = {}
-    with together(comm), scipy.fft.set_workers(run.problem.threads):
+    with together(comm), fft.workers_of(run.problem.threads):
         if comm.rank == 0:
             against = None if reference is None else _against(run, outcome, maps, reference)
             summary = _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, place, logs, against)

@@ -7,9 +7,9 @@ the map x of the same half (inside) or of the other (held out). Shells that coun
 from __future__ import annotations
 
 import numpy as np
-import scipy
 
 from mpirecon.backend.bands import Bands
+from mpirecon.kernels import fft
 from mpirecon.parallel.comm import together
 from mpirecon.solvers.base import Solver
 from mpirecon.solvers.groups import half_map
@@ -55,7 +55,7 @@ def _explained(engine: Engine, solver: Solver, gain: np.ndarray) -> np.ndarray:
         brought = [solver.references.bring(half_map(which), root) for root in sorted(set(roots.values()))]
         with together(comm), engine.timings("solve"):
             if here:
-                transform = scipy.fft.rfftn(next(volume for volume in brought if volume is not None))
+                transform = fft.rfftn(next(volume for volume in brought if volume is not None))
                 on_data = filter_transform(transform.copy(), gain)
                 on_map = filter_transform(transform, np.sqrt(gain))
                 some, *others = here.values()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy
 
+from mpirecon.kernels import fft
 from mpirecon.validate.fsc import filter_shells, filter_transform, lowest_frequencies
 
 #: FSC above which more signal makes no difference to a Wiener filter
@@ -82,11 +82,11 @@ def _local_power(volume: np.ndarray, width: float) -> np.ndarray:
         width = max(width**2 - _BY_HALVING, 0.0) ** 0.5 / 2
     m = len(power)
     full, half = (np.exp(-2 * (np.pi * width * f) ** 2).astype(np.float32)
-                  for f in (scipy.fft.fftfreq(m), scipy.fft.rfftfreq(m)))
-    spectrum = scipy.fft.rfftn(power)
+                  for f in (fft.fftfreq(m), fft.rfftfreq(m)))
+    spectrum = fft.rfftn(power)
     spectrum *= full[:, None, None]
     spectrum *= full[:, None] * half
-    return scipy.fft.irfftn(spectrum, s=power.shape, overwrite_x=True)
+    return fft.irfftn(spectrum, s=power.shape)
 
 
 def _doubled(values: np.ndarray) -> np.ndarray:

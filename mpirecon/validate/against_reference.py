@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 
 from mpirecon.errors import UserError
+from mpirecon.kernels import fft
 from mpirecon.model.arrays import Volume
 from mpirecon.validate.fsc import crossing, filter_transform, fsc_of_transforms
 from mpirecon.validate.grids import check_same_grid
@@ -78,14 +78,14 @@ def compare_with_reference(
         return AgainstReference(
             name, warnings=(f"the reference {name} is constant; the map was not compared with it",)
         )
-    ours = scipy.fft.rfftn(volume * mask)
-    curve = fsc_of_transforms(ours, scipy.fft.rfftn(array * mask), box)
+    ours = fft.rfftn(volume * mask)
+    curve = fsc_of_transforms(ours, fft.rfftn(array * mask), box)
     gain = np.ones(box // 2 + 1)
     if resolution is not None:
         gain[int(np.ceil(box * pixel_size / resolution)) + 1 :] = 0
     gain[0] = 0  # the mean is the background's
     low = filter_transform(ours, gain)
-    correlation, *mirrored = (_correlation(low, filter_transform(scipy.fft.rfftn(other * mask), gain))
+    correlation, *mirrored = (_correlation(low, filter_transform(fft.rfftn(other * mask), gain))
                               for other in (array, *_mirrored(array)))
     mirror = max(mirrored, key=abs)
     return AgainstReference(

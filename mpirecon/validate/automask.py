@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 
 from mpirecon.errors import UserError
+from mpirecon.kernels import fft
 from mpirecon.operators.resample import linearly
 from mpirecon.validate.fsc import filter_transform, lowest_frequencies
 from mpirecon.validate.masks import cosine_edge, cut_to_sphere, radius_grid
+from mpirecon.validate.shapes import distance_to, extent, filled, labels_of
 
 #: the map is low-passed to this multiple of its resolution, and at least to so many Å and pixels
 _LOWPASS, _LOWPASS_ANGSTROM, _LOWPASS_PIXELS = 1.5, 10.0, 3.0
@@ -113,7 +114,7 @@ def automatic_mask(
     UserError
         when nothing stands out from the solvent.
     """
-    transform = scipy.fft.rfftn(np.asarray(volume, np.float32))
+    transform = fft.rfftn(np.asarray(volume, np.float32))
     return mask_of_transform(
         transform, pixel_size, resolution, threshold=threshold, extend=extend, edge=edge, filter_to=filter_to
     )
@@ -150,13 +151,10 @@ def mask_of_transform(
 def _distance(inside: np.ndarray, voxel: float, most: float) -> np.ndarray:
     """Å of each voxel to the nearest one inside, float32;
     of those that are more than `most` Å away, about that or more."""
-    from scipy import ndimage  # slow to load, and needed by one rank at the end
-
     margin = int(np.ceil(most / voxel)) + 2
-    (box,) = ndimage.find_objects(inside.astype(np.int8))
-    near = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in box)
+    near = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in extent(inside))
     away = np.full(inside.shape, np.float32(most + 2 * voxel))
-    away[near] = ndimage.distance_transform_edt(~inside[near]) * voxel
+    away[near] = distance_to(inside[near]) * voxel
     return away
 
 
@@ -193,15 +191,13 @@ def _otsu(values: np.ndarray) -> float:
 
 def _large_pieces(inside: np.ndarray) -> tuple[np.ndarray, int]:
     """The large connected pieces without their holes, and how many they are."""
-    from scipy import ndimage
-
-    labels, count = ndimage.label(inside)
+    labels, count = labels_of(inside)
     if not count:
         return inside, 0
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     large = sizes >= _PIECE * sizes.max()
     whole = large[labels]
-    (box,) = ndimage.find_objects(whole.astype(np.int8))
-    whole[box] = ndimage.binary_fill_holes(whole[box])
+    box = extent(whole)
+    whole[box] = filled(whole[box])
     return whole, int(large.sum())

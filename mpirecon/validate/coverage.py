@@ -158,10 +158,11 @@ def view_coverage(
         drawn, remained = (np.bincount(seen[rows], minlength=cells.sum()) for rows in (slice(None), of_those))
         before, after = drawn, remained
     share = kept.mean() if len(kept) else 1.0
-    from scipy.special import bdtr  # slow to load; scipy.stats takes half a second more
+    thinned = remained < THINNED * share * drawn
+    if thinned.any():
+        from scipy.special import bdtr  # slow to load; scipy.stats takes half a second more
 
-    rare = bdtr(remained, drawn, share) < _CHANCE / len(drawn)
-    thinned = (remained < THINNED * share * drawn) & rare
+        thinned &= bdtr(remained, drawn, share) < _CHANCE / len(drawn)
     inside = thinned[where].any(axis=0)
     there = int(inside.sum()), int((inside & kept).sum())
     if moved is None or not moved.any():

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 
+from mpirecon.kernels import fft
 from mpirecon.kernels.shells import correlate_cells
 from mpirecon.validate.coverage import bin_centres, view_bins
 from mpirecon.validate.fsc import crossing
 from mpirecon.validate.masks import independent_share
+from mpirecon.validate.sphericity import sphericity
 
 #: half the opening of a cone, degrees (Tan et al. 2017)
 HALF_ANGLE = 20.0
@@ -108,7 +109,7 @@ def conical_fsc(
         a, b = a * mask, b * mask
     independent = 1.0 if mask is None else independent_share(mask)
     return conical_fsc_of_transforms(
-        scipy.fft.rfftn(a), scipy.fft.rfftn(b), pixel_size, half_angle=half_angle, directions=directions,
+        fft.rfftn(a), fft.rfftn(b), pixel_size, half_angle=half_angle, directions=directions,
         independent=independent
     )
 
@@ -121,7 +122,8 @@ def conical_fsc_of_transforms(
     of maps in a mask with this fraction of independent samples."""
     box = fa.shape[0]
     sums = _cell_sums(fa, fb, box)
-    direction = bin_centres(*view_bins(directions))
+    top, rings = view_bins(directions)
+    direction = bin_centres(top, rings)
     inside = np.abs(direction @ bin_centres(*view_bins(_CELLS)).T) >= np.cos(np.radians(half_angle))
     curves = _curves([_three_shells(inside.astype(np.float64) @ s) for s in sums])
     # a cone holds a handful of the innermost samples: there the map has one FSC for all directions
@@ -131,7 +133,7 @@ def conical_fsc_of_transforms(
         nyquist = 2 * pixel_size
         return np.array([crossing(curve, threshold, box, pixel_size) or nyquist for curve in curves])
 
-    ball = sphericity(direction, 1 / at(SPHERICITY_AT))
+    ball = sphericity(direction, rings, 1 / at(SPHERICITY_AT))
     return ConicalFSC(direction, curves, at(0.143), ball, pixel_size, half_angle, independent)
 
 
@@ -153,20 +155,3 @@ def _cell_sums(fa: np.ndarray, fb: np.ndarray, box: int) -> np.ndarray:
     sums = np.zeros((int(cells.sum()), box // 2 + 1, 3))
     correlate_cells(fa, fb, top, cells, sums)
     return np.moveaxis(sums, 2, 0)
-
-
-def sphericity(direction: np.ndarray, radius: np.ndarray) -> float:
-    """Sphericity of the body whose surface lies `radius` (m,) along ±`direction` (m, 3), over that of the unit ball."""
-    from scipy.spatial import ConvexHull  # slow to load, and needed by one rank at the end
-
-    both = np.concatenate([direction, -direction])
-    faces = ConvexHull(both).simplices
-    found, unit = (_sphericity(both * r[:, None], faces) for r in (np.tile(radius, 2), np.ones(len(both))))
-    return float(min(1.0, found / unit))
-
-
-def _sphericity(points: np.ndarray, faces: np.ndarray) -> float:
-    p, q, r = points[faces].transpose(1, 0, 2)
-    volume = np.abs(np.einsum("fi,fi->f", p, np.cross(q, r))).sum() / 6
-    surface = np.linalg.norm(np.cross(q - p, r - p), axis=1).sum() / 2
-    return np.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / surface

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 
+from mpirecon.kernels import fft
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms, shell_count, shell_index, shell_sum
 from mpirecon.validate.masks import radius_grid
 
@@ -113,7 +113,7 @@ class Comparison:
 
 def _transform(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Half transform of a masked map without its average over all directions."""
-    return scipy.fft.rfftn(((volume - _spherical_average(volume)) * mask).astype(np.float32))
+    return fft.rfftn(((volume - _spherical_average(volume)) * mask).astype(np.float32))
 
 
 def _spherical_average(volume: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy
 
 from mpirecon.validate.detection import planted_kinds
 
@@ -31,8 +30,14 @@ def with_effects(rows: list[dict], columns: dict[str, np.ndarray], resolution: f
     weight = np.where(np.isfinite(columns["weight"]), columns["weight"], 0.0)
     total = max(float(weight.sum()), 1e-300)
     k = 1.0 / resolution
+
+    def of_offsets() -> np.ndarray:
+        from scipy.special import j0  # slow to load
+
+        return j0(2 * np.pi * k * columns.get("final_offset_error", columns["offset_error"]))
+
     amplitudes = {
-        "offset": lambda: scipy.special.j0(2 * np.pi * k * columns.get("final_offset_error", columns["offset_error"])),
+        "offset": of_offsets,
         "defocus": lambda: np.cos(np.pi * wavelength * k**2 * columns["defocus_error"]),
     }
     kinds, out = planted_kinds(columns), []

@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import scipy
 
 from mpirecon.errors import UserError
+from mpirecon.kernels import fft
 from mpirecon.kernels.radial import radial_sum, shell_points
 from mpirecon.kernels.shells import correlate_shells, scale_shells
 from mpirecon.operators.in_place import inside_of, map_of, transform_of, transforms_of
@@ -30,7 +30,7 @@ def shell_index(box: int, ndim: int = 3) -> np.ndarray:
     """
     k2 = np.zeros((1,) * ndim)
     for axis in range(ndim):
-        k = np.arange(box // 2 + 1) if axis == ndim - 1 else scipy.fft.fftfreq(box, 1.0 / box)
+        k = np.arange(box // 2 + 1) if axis == ndim - 1 else fft.fftfreq(box, 1.0 / box)
         k2 = k2 + k.reshape([-1 if a == axis else 1 for a in range(ndim)]) ** 2
     shells = np.rint(np.sqrt(k2)).astype(np.int16)
     shells.setflags(write=False)
@@ -158,7 +158,7 @@ def lowest_frequencies(transform: np.ndarray, size: int) -> np.ndarray:
 
 def filter_shells(volume: np.ndarray, gain: np.ndarray) -> np.ndarray:
     """As `filter_transform`, of a map (n, n, n)."""
-    return filter_transform(scipy.fft.rfftn(np.asarray(volume, np.float32)), gain)
+    return filter_transform(fft.rfftn(np.asarray(volume, np.float32)), gain)
 
 
 def crossing(curve: np.ndarray, threshold: float, box: int, pixel_size: float) -> float | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 
+from mpirecon.kernels import fft
 from mpirecon.validate.fsc import filter_transform, shell_count, shell_sum
 
 #: coarser than this the shape of the particle shapes its spectrum, finer ones fall off by the B-factor
@@ -64,7 +64,7 @@ def guinier(volume: np.ndarray, pixel_size: float, fsc: np.ndarray, resolution: 
     The B-factor is refused (None, with a note) where the resolution is worse than 8.5 Å or fewer than six shells would
     be fitted: what falls off there is the particle's shape.
     """
-    return guinier_of_transform(scipy.fft.rfftn(np.asarray(volume, np.float32)), pixel_size, fsc, resolution)
+    return guinier_of_transform(fft.rfftn(np.asarray(volume, np.float32)), pixel_size, fsc, resolution)
 
 
 def guinier_of_transform(transform: np.ndarray, pixel_size: float, fsc: np.ndarray,

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
-import scipy
 
 from mpirecon.errors import UserError
+from mpirecon.kernels import fft
 from mpirecon.kernels.shells import correlate_shells
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, together
 from mpirecon.parallel.threads import Threads
@@ -138,7 +138,7 @@ class _Work:
         padded[tuple(slice(0, s.stop - s.start) for s in there)] = self.weight[here]
         #: independent samples of each shell
         self.samples = shell_count(self.size) * independent_share(padded)
-        k2 = [np.square(scipy.fft.fftfreq(self.size, 1 / self.size)) for _ in range(2)]
+        k2 = [np.square(fft.fftfreq(self.size, 1 / self.size)) for _ in range(2)]
         self.k = np.sqrt(k2[0][:, None, None] + k2[1][:, None] + np.arange(self.size // 2 + 1) ** 2.0).astype(
             np.float32
         )
@@ -160,7 +160,7 @@ class _Work:
             # a level that both maps have is no structure, but the window would make a ball of it, on which they agree
             seen -= weight * np.float32(seen.sum(dtype=np.float64) / total)
             buffer[place] = seen
-            return scipy.fft.rfftn(buffer)
+            return fft.rfftn(buffer)
 
         masked = _curve(*map(transform, self.pair))
         random = [[transform(volume) for volume in copies] for copies in self.random]
@@ -181,9 +181,9 @@ class _Work:
                      t in zip(here, inside, there))
         np.multiply(self.pair[0][inside] + self.pair[1][inside], self.around[here] / 2,
                     out=buffer[_within(inside, piece)])
-        seen = scipy.fft.rfftn(buffer)
+        seen = fft.rfftn(buffer)
         seen *= gain.astype(np.float32)
-        return scipy.fft.irfftn(seen, s=buffer.shape, overwrite_x=True)
+        return fft.irfftn(seen, s=buffer.shape)
 
     def _resolution(self, curve: np.ndarray) -> float:
         options, pixel_size = self.windows.options, self.windows.pixel_size

@@ -5,7 +5,8 @@ a few hundred images are compared before any kernel needs to be compiled for the
 from __future__ import annotations
 
 import numpy as np
-import scipy
+
+from mpirecon.kernels import fft
 
 
 class LowSlices:
@@ -20,19 +21,23 @@ class LowSlices:
         padded = np.zeros((2 * side,) * 3, np.float32)
         middle = slice(side - side // 2, side - side // 2 + side)
         padded[middle, middle, middle] = small / (axis[:, None, None] * axis[:, None] * axis)
-        grid = scipy.fft.fftshift(scipy.fft.fftn(scipy.fft.ifftshift(padded)))
-        self._parts = [np.ascontiguousarray(part) for part in (grid.real, grid.imag)]
-        self._origin = side
+        self._grid, self._origin = fft.fftshift(fft.fftn(fft.ifftshift(padded))), side
         self.ky, self.kx = np.meshgrid(np.arange(-last, last + 1), np.arange(last + 1), indexing="ij")
 
     def at(self, matrices: np.ndarray) -> np.ndarray:
         """(m, 2 last + 1, last + 1) complex64 of poses (m, 3, 3)."""
-        from scipy.ndimage import map_coordinates  # slow to load
-
         k = matrices[:, 0, ::-1, None, None] * self.kx + matrices[:, 1, ::-1, None, None] * self.ky  # z, y, x
         at = self._origin + 2 * np.moveaxis(k, 1, 0)
-        real, imaginary = (map_coordinates(part, at, order=1, output=np.float32) for part in self._parts)
-        return real + 1j * imaginary
+        last = len(self._grid) - 1
+        whole = np.clip(at, 0, last - 1).astype(np.intp)
+        part = (at - whole).astype(np.float32)
+        found = np.zeros(at.shape[1:], np.complex64)
+        for z, y, x in np.ndindex(2, 2, 2):
+            weight = 1
+            for axis, end in enumerate((z, y, x)):
+                weight = weight * (part[axis] if end else 1 - part[axis])
+            found += weight * self._grid[whole[0] + z, whole[1] + y, whole[2] + x]
+        return np.where(((at >= 0) & (at <= last)).all(axis=0), found, 0)  # in the corners, where nothing is compared
 
 
 def low_passed(volume: np.ndarray, last: int) -> np.ndarray:
@@ -41,9 +46,10 @@ def low_passed(volume: np.ndarray, last: int) -> np.ndarray:
     side = low_side(n, last)
     index = np.arange(-reach, reach + 1)
     low = np.zeros((side, side, side // 2 + 1), np.complex64)
-    spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(np.asarray(volume, np.float32)))
-    low[np.ix_(index % side, index % side, index[reach:])] = spectrum[np.ix_(index % n, index % n, index[reach:])]
-    return scipy.fft.fftshift(scipy.fft.irfftn(low, s=(side,) * 3))
+    some = fft.rfft(fft.ifftshift(np.asarray(volume, np.float32)))[:, :, : reach + 1]
+    some = fft.fft(some, axis=1)[:, index % n]  # axis by axis: only the low frequencies are wanted
+    low[np.ix_(index % side, index % side, index[reach:])] = fft.fft(some, axis=0)[index % n]
+    return fft.fftshift(fft.irfftn(low, s=(side,) * 3))
 
 
 def low_side(n: int, last: int) -> int:

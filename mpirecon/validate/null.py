@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy
 
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.kernels import fft
 from mpirecon.model.draws import particle_rng
 from mpirecon.model.particles import TRUTH, ParticleSet
 from mpirecon.operators.aberrations import OpticsPlanes
@@ -74,11 +74,11 @@ class NoiseFile:
     def _noise(self, image: np.ndarray, particle: int, ctf: np.ndarray | None) -> np.ndarray:
         n = image.shape[0]
         white = particle_rng(self._seed, particle, "null").standard_normal((n, n), dtype=np.float32)
-        spectrum = scipy.fft.rfft2(white, norm="ortho")
-        amplitude = np.sqrt(self._power(scipy.fft.rfft2(image, norm="ortho"), ctf))[self._shell]
+        spectrum = fft.rfft2(white, norm="ortho")
+        amplitude = np.sqrt(self._power(fft.rfft2(image, norm="ortho"), ctf))[self._shell]
         if ctf is not None:
             amplitude = amplitude * ctf
-        return scipy.fft.irfft2(spectrum * amplitude, s=(n, n), norm="ortho")
+        return fft.irfft2(spectrum * amplitude, s=(n, n), norm="ortho")
 
     def _power(self, spectrum: np.ndarray, ctf: np.ndarray | None) -> np.ndarray:
         """Noise power per shell, corners included; of premultiplied images per C², their noise having that variance."""
@@ -92,7 +92,7 @@ class NoiseFile:
         n = self.box
         first, stop = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
         particles = self._wrapped.metadata(first, stop)[rows - first]
-        ky, kx = np.meshgrid(scipy.fft.fftfreq(n, 1.0 / n), np.arange(n // 2 + 1), indexing="ij")
+        ky, kx = np.meshgrid(fft.fftfreq(n, 1.0 / n), np.arange(n // 2 + 1), indexing="ij")
         kx, ky = (k.ravel().astype(np.int32) for k in (kx, ky))
         optics = OpticsPlanes.of(self._wrapped.aberrations(), kx, ky, n, self.pixel_size)
         out = ctf_at(particles.ctf, kx, ky, n, self.pixel_size, optics, particles.optics_group)

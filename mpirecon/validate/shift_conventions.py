@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import scipy
 
 from mpirecon.io.low_maps import HalfMaps
+from mpirecon.kernels import fft
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose
 from mpirecon.operators.ctf import ctf_coefficients
@@ -87,8 +87,8 @@ class ShiftSample:
         noise : (m, shells) noise spectrum of each.
         """
         n, last = self.box, self.last
-        rows = scipy.fft.rfft(np.asarray(images, np.float32))[:, :, : last + 1]
-        spectra = scipy.fft.fft(rows, axis=1)[:, np.arange(-last, last + 1) % n]
+        rows = fft.rfft(np.asarray(images, np.float32))[:, :, : last + 1]
+        spectra = fft.fft(rows, axis=1)[:, np.arange(-last, last + 1) % n]
         along_y, along_x = _phases(particles.pose.shift[:, None] / self.pixel_size + n // 2, last, n)
         white = np.sqrt(self._used / noise[:, self._shell]).astype(np.float32)
         data = spectra * along_y[:, 0, :, None] * along_x[:, 0, None, :] * white

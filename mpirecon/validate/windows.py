@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 
 from mpirecon.errors import UserError
+from mpirecon.kernels import fft
 from mpirecon.validate.masks import cosine_edge
 
 #: Å between windows by default, as in RELION, and at most this fraction of the box, at least so many voxels
@@ -97,7 +97,7 @@ class Windows:
     @property
     def size(self) -> int:
         """Voxels a side of the piece of the map that is transformed for one window."""
-        return min(self.box, scipy.fft.next_fast_len(2 * (self.reach + self.margin) + 1, real=True))
+        return min(self.box, fft.next_fast_len(2 * (self.reach + self.margin) + 1, real=True))
 
     @property
     def margin(self) -> int:
