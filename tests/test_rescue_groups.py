@@ -9,6 +9,7 @@ from mpirecon.model.pose import Pose, angular_distance, matrix_from_quaternion
 from mpirecon.model.pose_state import FOUND
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
+from mpirecon.parallel.threads import Threads
 from mpirecon.search.acceptance import Amplitudes
 from mpirecon.search.fine import turned
 from mpirecon.search.group_acceptance import GroupAcceptance
@@ -75,6 +76,29 @@ def test_images_of_a_group_find_their_turn_and_move(case):
     # images that have nothing to do with each other have no such turn
     shuffled = search.search(data, weight, weight, relation[::-1].copy())
     assert evidence_of(shuffled, Amplitudes(1.0, 0.1), 1.0, point_group("C1"), 0.0)[0] < evidence - 5
+
+
+def test_threads_share_a_group_and_find_the_same_bits(case):
+    class Counted(Threads):
+        def over(self, length, function, smallest=1):
+            pieces = []
+            super().over(length, lambda a, b: (pieces.append((a, b)), function(a, b)), smallest)
+            shared.append(len(pieces))
+
+    search, relation, data, weight, *_ = case
+    one, shared = search.search(data, weight, weight, relation), []
+    three = search.search(data, weight, weight, relation, threads=Counted(3))
+    assert shared == [3, 3, 3, 3]  # all turns, and what is climbed from in three bands
+    for name in one.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(one, name), getattr(three, name))
+
+
+def test_images_that_take_too_much_memory_are_moved_as_they_are_needed(case):
+    search, relation, data, weight, *_ = case
+    other = GroupSearch(TRUTH.array, HalfPlane.of(BOX), 14.0, 8, point_group("C1"), 1.0, memory=0)
+    one, two = (s.search(data, weight, weight, relation) for s in (search, other))
+    for name in one.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
 def test_the_coarse_search_of_a_group_is_that_of_brute_force(case):

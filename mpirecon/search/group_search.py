@@ -39,7 +39,7 @@ _WEEDED, _SAME = 1.2, 4.0
 _STEPS = 8
 
 #: orientations whose slices are cut at a time
-_BLOCK = 2048
+_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class GroupPeaks:
 
 
 class GroupSearch:
-    """A search of one map's orientations by groups of images; parameters are those of PoseSearch."""
+    """A search of one map's orientations by groups of images; parameters are those of PoseSearch, and `memory`, bytes
+    that a group's images may take that were moved by all moves: those of larger ones are moved again and again."""
 
     def __init__(
         self,
@@ -70,7 +71,9 @@ class GroupSearch:
         turn_sigma: float = 0.0,
         arrays: Arrays = HOST,
         stretch: float = 1.0,
+        memory: int = 2**27,
     ) -> None:
+        self._memory = memory
         self._arrays = HostWhereFull(lambda where: where, arrays)
         self.box, self.group, self.offset_sigma, self.turn_sigma = plane.box, group, offset_sigma, turn_sigma
         self.band = Band.of(plane, diameter, finest, len(reference), stretch)
@@ -82,63 +85,91 @@ class GroupSearch:
             nearest = np.max([np.abs(copy[:, 0]) for copy in group.copies(turns)], axis=0)
             turns = turns[nearest >= np.cos(max(_REACH_TURNS * turn_sigma, self.step) / 2)]
         self.turns, self.moves = turns, _ball(_OFFSET * period, _REACH * offset_sigma)
+        self._coarse = np.stack([self.band.kx, self.band.ky])[:, : self.band.coarse]
 
     def search(
         self, data: np.ndarray, on_cross: np.ndarray, on_model: np.ndarray, relation: np.ndarray,
-        magnification: np.ndarray | None = None,
+        magnification: np.ndarray | None = None, threads: Threads = Threads(1),
     ) -> GroupPeaks:
         """The best turns and moves of a group; data, on_cross, on_model : (k, s) and magnification : (k, 2, 2) as
-        PoseSearch.search takes them · relation : (k, 3, 3), given rotation matrices."""
+        PoseSearch.search takes them · relation : (k, 3, 3), given rotation matrices. The same bits by any number of
+        threads."""
         order = self.band.order
         data, on_cross, on_model = (np.ascontiguousarray(a[:, order]) for a in (data, on_cross, on_model))
         relation = np.ascontiguousarray(relation)
         magnification = self.band.checked(np.tile(np.eye(2), (len(data), 1, 1)) if magnification is None
                                           else magnification)
-        where, move = self.coarse(data, on_cross, on_model, relation, magnification)
-        return self._fine(self.turns[where], move, data, on_cross, on_model, magnification, relation)
+        where, move = self.coarse(data, on_cross, on_model, relation, magnification, threads)
+        return self._fine(self.turns[where], move, threads, data, on_cross, on_model, magnification, relation)
 
-    def coarse(self, data, on_cross, on_model, relation, magnification=None) -> tuple[np.ndarray, np.ndarray]:
+    def coarse(self, data, on_cross, on_model, relation, magnification=None,
+               threads: Threads = Threads(1)) -> tuple[np.ndarray, np.ndarray]:
         """(numbers of the best turns (c,), their moves (c, 3))."""
         p = self.band.coarse
         image = data[:, :p] * on_cross[:, :p], on_model[:, :p], relation, magnification
-        score, which = self._arrays(lambda arrays: self._scores(arrays, *image))
+        score, which = self._arrays(lambda arrays: self._scores(arrays, threads, *image))
         chosen = np.empty((1, _COARSE_MOVING if len(self.moves) > 1 else _COARSE), np.int64)
         pick(score[None], self.turns.astype(np.float32), np.cos(_WEEDED * self.step / 2), chosen)
         chosen = chosen[chosen >= 0]
         return chosen, self.moves[which[chosen]]
 
-    def _scores(self, arrays: Arrays, weighted, on_model, relation, magnification) -> tuple[np.ndarray, np.ndarray]:
+    def _scores(
+        self, arrays: Arrays, threads: Threads, weighted, on_model, relation, magnification
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(the best score of each turn (n,) float32, the number of its move (n,))."""
-        p, n, xp = self.band.coarse, len(self.turns), arrays.module
-        kx, ky = self.band.kx[:p], self.band.ky[:p]
-        matrices = matrix_from_quaternion(self.turns)
-        score, which = np.empty(n, np.float32), np.empty(n, np.int64)
-        for first in range(0, n, _BLOCK):
-            some = slice(first, first + _BLOCK)
-            count = len(matrices[some])
-            cross, power = xp.zeros((count, len(self.moves)), np.float32), xp.zeros(count, np.float32)
-            slices = np.empty((count, p), np.complex64)
-            for i, r in enumerate(relation):
-                in_map = (kx, ky) if magnification is None else magnification[i] @ (kx, ky)
-                cut(self.grid, r @ matrices[some], *in_map, slices)
-                off = self.moves @ r[:2].T
-                ramp = np.exp(2j * np.pi / self.box * (np.outer(off[:, 0], kx) + np.outer(off[:, 1], ky)))
-                moved = np.ascontiguousarray(weighted[i] * ramp, np.complex64)
-                cross += arrays.moved(slices.view(np.float32)) @ arrays.moved(moved.view(np.float32).T)
-                power += arrays.moved(slices.real**2 + slices.imag**2) @ arrays.moved(on_model[i])
-            best, which[some] = arrays.on_host(cross.max(axis=1)), arrays.on_host(cross.argmax(axis=1))
-            power = arrays.on_host(power)
-            score[some] = np.divide(best, np.sqrt(power), out=np.zeros_like(power), where=power > 0)
+        n, turns = len(self.turns), matrix_from_quaternion(self.turns)
+        score, which, starts = np.empty(n, np.float32), np.empty(n, np.int64), range(0, n, _BLOCK)
+
+        def image(i: int) -> tuple:
+            moved = self._moved(weighted[i], relation[i]).view(np.float32)
+            in_map = self._coarse if magnification is None else magnification[i] @ self._coarse
+            return relation[i], in_map, arrays.moved(np.ascontiguousarray(moved.T)), arrays.moved(on_model[i])
+
+        keeps = len(weighted) * len(self.moves) * weighted[0].nbytes <= self._memory
+        images = [image(i) for i in range(len(weighted))] if keeps else None
+
+        def some(a: int, b: int) -> None:
+            slices = np.empty((min(_BLOCK, n), self.band.coarse), np.complex64)
+            for first in starts[a:b]:
+                block = slice(first, min(first + _BLOCK, n))
+                them = images or (image(i) for i in range(len(weighted)))
+                score[block], which[block] = self._of_turns(arrays, turns[block], slices[: block.stop - first], them)
+
+        (threads if arrays.module is np else Threads(1)).over(len(starts), some)
         return score, which
 
-    def _fine(self, q, move, data, on_cross, on_model, magnification, relation) -> GroupPeaks:
+    def _moved(self, weighted: np.ndarray, relation: np.ndarray) -> np.ndarray:
+        """An image's coarse samples (p,) moved by what it shows of each move, (s, p) complex64."""
+        kx, ky = self._coarse
+        off = self.moves @ relation[:2].T
+        phase = np.outer(off[:, 0], kx) + np.outer(off[:, 1], ky)
+        return (weighted * np.exp(2j * np.pi / self.box * phase)).astype(np.complex64)
+
+    def _of_turns(self, arrays: Arrays, turns: np.ndarray, slices: np.ndarray, images) -> tuple[np.ndarray, np.ndarray]:
+        """As `_scores`, of some turns (m, 3, 3); slices : (m, p), room for those of one image"""
+        xp = arrays.module
+        cross, power = xp.zeros((len(turns), len(self.moves)), np.float32), xp.zeros(len(turns), np.float32)
+        for relation, in_map, moved, on_model in images:
+            cut(self.grid, relation @ turns, *in_map, slices)
+            cross += arrays.moved(slices.view(np.float32)) @ moved
+            power += arrays.moved(slices.real**2 + slices.imag**2) @ on_model
+        best, which = arrays.on_host(cross.max(axis=1)), arrays.on_host(cross.argmax(axis=1))
+        power = arrays.on_host(power)
+        return np.divide(best, np.sqrt(power), out=np.zeros_like(power), where=power > 0), which
+
+    def _fine(self, q, move, threads, data, on_cross, on_model, magnification, relation) -> GroupPeaks:
         q, move = q.copy(), move.copy()
         precision = np.array([0, 0, 0, *(1e-3,) * 3]) if self.offset_sigma else np.zeros(6)
         for number, count in enumerate((self.band.coarse, self.band.middle, len(self.band.kx))):
             sums, hessian = np.empty((len(q), 2)), np.empty((len(q), 6, 6))
-            climb_together(self.grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model,
-                           magnification, relation, self.offset_sigma > 0, precision, q, move, sums, hessian,
-                           _STEPS)  # fmt: skip
+            places = q, move, sums, hessian
+
+            def some(a: int, b: int, count=count, places=places) -> None:
+                climb_together(self.grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model,
+                               magnification, relation, self.offset_sigma > 0, precision,
+                               *(place[a:b] for place in places), _STEPS)  # fmt: skip
+
+            threads.over(len(q), some)
             order = np.argsort(-sums[:, 0] / np.sqrt(np.maximum(sums[:, 1], 1e-30)), kind="stable")
             if number < len(_FINE):
                 kept: list[int] = []
@@ -208,7 +239,8 @@ class GroupSearcher(OtherSearcher):
     ) -> np.ndarray:
         """What is found of the images of one group, TABLE: odds, score and widths are those of the group."""
         s, relation = self.like, given.matrices()
-        peaks = search.search(batch.data, *s.weights(batch, variance), relation, magnification_of(batch, given))
+        weights = s.weights(batch, variance)
+        peaks = search.search(batch.data, *weights, relation, magnification_of(batch, given), threads)
         evidence, share = evidence_of(peaks, s.amplitudes, s.offset_sigma, s.group, s.turn_sigma)
         cross, power = peaks.cross[0], peaks.power[0]
         size = 6 if s.offset_sigma else 3
