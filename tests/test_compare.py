@@ -164,7 +164,10 @@ def test_a_particle_file_that_is_gone(folder, tmp_path):
     (tmp_path / "p.h5").rename(tmp_path / "q.h5")
     found = mr.compare(tmp_path / "a", tmp_path / "b")
     assert found.counts["both"] == COUNT and "no longer exists" in found.matched.by
-    found = mr.compare(folder / "made", tmp_path / "b")
+    assert mr.compare(folder / "made", tmp_path / "b").counts["both"] == COUNT  # a copy of the same particles
+    mr.reconstruct(mr.simulate(mr.phantom(BOX, SIZE), COUNT, tmp_path / "r.h5", seed=77), tmp_path / "c")
+    (tmp_path / "r.h5").unlink()
+    found = mr.compare(folder / "made", tmp_path / "c")
     assert found.counts is None and "--particles1 or --particles2" in found.notes[0]
     assert mr.compare(folder / "made", tmp_path / "b", particles2=tmp_path / "q.h5").counts["both"] == COUNT
     with pytest.raises(mr.UserError, match="is not the particle file of the run"):

@@ -10,7 +10,7 @@ from mpirecon.api.particles import Particles
 from mpirecon.api.result import Result
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.errors import UserError
-from mpirecon.io.run_output import took_part
+from mpirecon.io.run_output import other_particles, took_part
 from mpirecon.kinds import Positive, checked
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.threads import Threads
@@ -78,9 +78,7 @@ def search_poses(
     if not 0 <= offset_sigma <= width / 4:
         raise UserError(f"offset_sigma is {offset_sigma:g} Å, expected 0 or more and at most a quarter of the box, "
                         f"{width / 4:g} Å")
-    if len(result.kept) != len(particles):
-        raise UserError(f"the run in {result.folder} has {len(result.kept)} particles, {particles.path} "
-                        f"{len(particles)}")
+    _refuse_others(particles, result)
     search = _Searcher(particles, result, offset_sigma / particles.pixel_size, diameter)
     about = particles.metadata()
     found, decoys = [np.zeros(0, TABLE)], [np.zeros(0, TABLE)]
@@ -93,6 +91,19 @@ def search_poses(
     table, decoys = np.concatenate(found), np.concatenate(decoys)
     table = table[np.argsort(table["id"], kind="stable")]
     return _published(table, Acceptance.of(table["odds"], decoys["odds"], np.searchsorted(table["id"], decoys["id"])))
+
+
+def _refuse_others(particles: Particles, result: Result) -> None:
+    """Raise UserError where the run is not one of these images; their poses may be others."""
+    if len(result.kept) != len(particles):
+        raise UserError(f"the run in {result.folder} has {len(result.kept)} particles, {particles.path} "
+                        f"{len(particles)}")
+    known = {"images": result.summary["particles"].get("images")}
+    with particles.file() as file:
+        same = np.array_equal(file.halves(), result.particles["half"]) and other_particles(file, known) is None
+    if not same:
+        raise UserError(f"the run in {result.folder} is not of the particles in {particles.path}: their images or half "
+                        "sets are others; open the file that it was made of")
 
 
 def _left_out(result: Result) -> np.ndarray:

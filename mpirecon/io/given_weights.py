@@ -135,8 +135,8 @@ def read_weights(file: ParticleFile, text: str) -> GivenWeights:
     if not path.is_file():
         raise UserError(f"--weights {text}: no such file: {path}; expected COLUMN of the imported table, or "
                         f"FILE:COLUMN")
-    read = _read_run_table if path.suffix.lower() in (".h5", ".hdf5") else _read_text_table
-    table = read(path, column)
+    is_run = path.suffix.lower() in (".h5", ".hdf5")
+    table = _read_run_table(path, column, file) if is_run else _read_text_table(path, column)
     rows = _places(file, path, table)
     values = np.empty(len(file))
     values[rows] = table.values
@@ -184,6 +184,7 @@ class _Table:
     values: np.ndarray
     lines: np.ndarray
     texts: dict[int, str]  # of values that are no numbers
+    also: tuple[str, list[str]] | None = None  # another column that says so, and what it says
 
     def where(self, row: int) -> str:
         return f"{self.path}, {self.line(row)}: {self.column} {self.texts.get(row, format(self.values[row], 'g'))!s}"
@@ -205,8 +206,8 @@ def _read_text_table(path: Path, column: str) -> _Table:
             file.seek(0)
             reader = csv.reader(file, delimiter="\t" if "\t" in first else ",", skipinitialspace=True)
             labels = [label.strip() for label in next(reader, [])]
-            key, at, of_key = _columns_of(path, labels, column)
-            keys, values, lines, texts = [], array("d"), array("q"), {}
+            key, at, of_key, of_name = _columns_of(path, labels, column)
+            keys, names, values, lines, texts = [], [], array("d"), array("q"), {}
             for cells in reader:
                 if not any(cell.strip() for cell in cells):
                     continue
@@ -219,13 +220,17 @@ def _read_text_table(path: Path, column: str) -> _Table:
                 lines.append(reader.line_num)
                 if of_key is not None:
                     keys.append(cells[of_key].strip())
+                if of_name is not None:
+                    names.append(cells[of_name].strip())
     except (OSError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table: {getattr(error, 'strerror', None) or error}") from error
-    return _Table(path, column, key, keys, np.array(values), np.array(lines, np.int64), texts)
+    also = None if of_name is None else (labels[of_name], names)
+    return _Table(path, column, key, keys, np.array(values), np.array(lines, np.int64), texts, also)
 
 
-def _columns_of(path: Path, labels: list[str], column: str) -> tuple[str | None, int, int | None]:
-    """(the column that says whose a row is, place of the values, place of that column)."""
+def _columns_of(path: Path, labels: list[str], column: str) -> tuple[str | None, int, int | None, int | None]:
+    """(the column that says whose a row is, place of the values, of that column, and of one of names beside numbers of
+    rows)."""
     from mpirecon.io.particle_identity import IMAGE_COLUMNS, UID_COLUMNS
 
     if column not in labels:
@@ -233,13 +238,14 @@ def _columns_of(path: Path, labels: list[str], column: str) -> tuple[str | None,
     for label in labels:
         if labels.count(label) > 1 and label in (column, *_ROW_COLUMNS, *UID_COLUMNS, *IMAGE_COLUMNS):
             raise UserError(f"{path} has {labels.count(label)} columns {label}; each needs its own name")
-    key = next((name for name in (*_ROW_COLUMNS, *UID_COLUMNS, *IMAGE_COLUMNS) if name in labels and name != column),
-               None)
-    return key, labels.index(column), None if key is None else labels.index(key)
+    keys = [name for name in (*_ROW_COLUMNS, *UID_COLUMNS, *IMAGE_COLUMNS) if name in labels and name != column]
+    names = [name for name in keys if name not in _ROW_COLUMNS and keys[0] in _ROW_COLUMNS]
+    places = (labels.index(some[0]) if some else None for some in (keys, names))
+    return keys[0] if keys else None, labels.index(column), *places
 
 
-def _read_run_table(path: Path, column: str) -> _Table:
-    found = read_particle_table(path)
+def _read_run_table(path: Path, column: str, file: ParticleFile) -> _Table:
+    found = read_particle_table(path, of=file)
     if column not in found or found[column].ndim != 1 or found[column].dtype.kind not in "iufb":
         numbers = [name for name, values in found.items() if values.ndim == 1 and values.dtype.kind in "iufb"]
         raise UserError(f"{path} has no column {column}; it has {', '.join(numbers)}")
@@ -263,6 +269,7 @@ def _places(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
                             "particles in a column id, uid or rlnImageName, or give a row for each in their order")
         return np.arange(total)
     rows = _rows_of(file, path, table)
+    _refuse_other_names(file, path, table, rows)
     known = rows >= 0
     count = np.bincount(rows[known], minlength=total)
     if (count > 1).any():
@@ -278,6 +285,27 @@ def _places(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
         raise UserError(f"{path} has no {table.column} for {int((count == 0).sum())} of the {total} particles of "
                         f"{file.path}, the first of them particle {missing}; give each one, 0 to leave it out")
     return rows
+
+
+def _refuse_other_names(file: ParticleFile, path: Path, table: _Table, rows: np.ndarray) -> None:
+    """Raise UserError where a row's number is that of a particle that is called otherwise: the table is of another
+    file."""
+    if table.also is None:
+        return
+    from mpirecon.io.particle_identity import UID_COLUMNS, all_image_names, plain_image_names, stacks_alone, uids
+
+    label, said = table.also
+    if label in UID_COLUMNS:
+        called, said = [names for names in (uids(file),) if names is not None], np.array(said, object)
+    else:  # folders aside: of one project seen from another one
+        called, said = [stacks_alone(names) for names in all_image_names(file)], stacks_alone(plain_image_names(said))
+    known = np.flatnonzero(rows >= 0)
+    other = known[np.all([names[rows[known]] != said[known] for names in called], axis=0)] if called else ()
+    if len(other):
+        row = int(other[0])
+        raise UserError(f"{path}, {table.line(row)}: {table.key} {table.keys[row]} has {label} {said[row]}, but that "
+                        f"of {file.path} is {called[0][rows[row]]} ({len(other)} such rows of {len(rows)}): the table "
+                        f"is of another particle file. Without its column {table.key}, its rows are found by {label}")
 
 
 def _rows_of(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:

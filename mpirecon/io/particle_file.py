@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +31,8 @@ from mpirecon.parallel.comm import Communicator, run_together
 if TYPE_CHECKING:  # slow to load, and most runs never look at the imported table
     import pandas as pd
 
-#: particles, at least, by which files of the same name on different hosts are distinguished
-_COMPARED = 8
+#: particles, at least, whose images, and whose rows, distinguish files of one name or of one run
+_COMPARED, _COMPARED_ROWS = 8, 1000
 
 
 class ParticleFile:
@@ -171,10 +171,17 @@ class ParticleFile:
         """A digest of attributes, half sets, and a few particles: whether two files can be the same set."""
         found = hashlib.sha256(repr(sorted((name, str(value)) for name, value in self.attributes.items())).encode())
         found.update(self.halves().tobytes())
-        few = slice(0, len(self), max(1, len(self) // _COMPARED))
-        for array in (self.images(few), *(self._read(name, few) for name in ("quaternion", "shift", "ctf"))):
-            found.update(np.ascontiguousarray(array).tobytes())
+        found.update("".join(self.identity().values()).encode())
         return found.hexdigest()
+
+    def identity(self, names: Iterable[str] = ("rows", "images")) -> dict[str, str]:
+        """Digests by which a run knows its particles again: ``rows``, of the half sets, poses and CTFs of some of them,
+        and ``images``, of a few."""
+        some, few = (slice(0, len(self), max(1, len(self) // count)) for count in (_COMPARED_ROWS, _COMPARED))
+        parts = {"rows": lambda: [self._read(name, some) for name in ("half", "quaternion", "shift", "ctf")],
+                 "images": lambda: [self.images(few)]}
+        return {name: hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts[name]()))
+                .hexdigest()[:16] for name in names}
 
     @property
     def has_truth(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +31,18 @@ def uids(file: ParticleFile) -> np.ndarray | None:
 
 def image_names(file: ParticleFile) -> np.ndarray | None:
     """``1@folder/stack.mrcs`` of every particle's image, (m,) object; None where none was imported."""
+    return next(all_image_names(file), None)
+
+
+def all_image_names(file: ParticleFile) -> Iterator[np.ndarray]:
+    """As `image_names`, by each name that images have, the lasting one first."""
     array = file.source_arrays().get("particles")
     if array is not None:
-        return plain_image_names(relion_image_names(file.path, array))
-    found = (_column(file, name) for name in IMAGE_COLUMNS[:2])
-    names = next((column for column in found if column is not None), None)
-    return None if names is None else plain_image_names(names)
+        yield plain_image_names(relion_image_names(file.path, array))
+        return
+    for name in IMAGE_COLUMNS[:2]:
+        if (names := _column(file, name)) is not None:
+            yield plain_image_names(names)
 
 
 def plain_image_names(names: Iterable[str]) -> np.ndarray:
@@ -114,9 +120,14 @@ def _matched(first: np.ndarray, second: np.ndarray, by: str) -> Matched:
     return Matched(np.flatnonzero(rows >= 0), rows[rows >= 0].astype(np.int64), by)
 
 
+def stacks_alone(names: np.ndarray) -> np.ndarray:
+    """Image names by the stack's own name, without its folder."""
+    return _texts(f"{number}@{os.path.basename(stack)}" for number, _, stack in (name.partition("@") for name in names))
+
+
 def _without_folders(names: np.ndarray) -> np.ndarray:
-    """Image names by the stack's own name, where that still distinguishes the stacks; else as they are."""
-    bare = _texts(f"{number}@{os.path.basename(stack)}" for number, _, stack in (name.partition("@") for name in names))
+    """The same, where that still distinguishes the stacks; else as they are."""
+    bare = stacks_alone(names)
     return bare if len(set(bare)) == len(set(names)) else names
 
 

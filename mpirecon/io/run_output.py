@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +41,18 @@ def write_particle_table(path: Path, columns: dict[str, np.ndarray], attributes:
             raise write_failed(path, error) from error
 
 
-def read_particle_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The columns of a run's particles.h5. Raises UserError when it is not one."""
+def read_particle_table(path: str | os.PathLike, of: ParticleFile | None = None) -> dict[str, np.ndarray]:
+    """The columns of a run's particles.h5. Raises UserError when it is not one, or not `of` the particles of a file."""
     path = Path(path)
     with open_hdf5(path, "particle table of a run") as file:
         form = attributes_of(file, path).get("format")
         if form != FORMAT:
             raise UserError(f"{path}: not the particle table of a run (format {form!r})")
+        about = attributes_of(file, path)
+        what = None if of is None else other_particles(of, about)
+        if what is not None:
+            raise UserError(f"{path} is of a run of other particles, those of {about.get('particles')}: the {what} of "
+                            f"{of.path} are others. A table by uid or rlnImageName finds particles in any file")
         with reading(path, "a column"):
             return {name: read_all(file[name]) for name in file}
 
@@ -73,20 +79,54 @@ def open_particles(folder: Path, summary: dict, given: Path | None = None) -> Pa
     if given is None and not name:
         raise UserError(f"{folder}/summary.json does not name the run's particle file; give it with --particles FILE")
     name = as_file_name(str(name))
-    candidates = [Path(given)] if given is not None else [Path(name), folder.parent / name, folder / name]
+    candidates = [Path(given)] if given is not None else places_of(folder, summary, name)
     if given is None and Path(name).name == LINKED:  # the run's own, wherever its folder is now
         candidates.append(folder / LINKED)
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        raise UserError(f"the particle file of this run, {candidates[0]}, does not exist; was it moved? Give it with "
-                        "--particles FILE")
-    file = ParticleFile(found)
-    for what, has in (("count", len(file)), ("box", file.box), ("pixel_size", file.pixel_size)):
-        if about.get(what) not in (None, has):
-            file.close()
-            raise UserError(f"{found} is not the particle file of the run in {folder}: its {what} is {has}, the run's "
-                            f"{about[what]}; give the right one with --particles FILE")
-    return file
+    refused = None
+    for found in filter(Path.is_file, candidates):
+        try:
+            file = ParticleFile(found)
+            refuse_other_particles(file, about, folder)
+            return file
+        except UserError as error:
+            refused = refused or error
+    raise refused or UserError(f"the particle file of this run, {name if given is None else given}, does not exist; "
+                               "was it moved? Give it with --particles FILE")
+
+
+def places_of(folder: Path, summary: Mapping, name: str) -> list[Path]:
+    """Where a file can be that a run names: from the folder that it was started in, moved together with the run, or
+    from here."""
+    starts = [Path(str(start)) for start in (summary.get("folder"),) if start]
+    starts += [folder.resolve().parent, folder.parent, Path()]
+    return list(dict.fromkeys(start / name for start in starts))
+
+
+def refuse_other_particles(file: ParticleFile, about: Mapping, folder: str | os.PathLike) -> None:
+    """Raise UserError, and close the file, where it is not that of a run, of which its summary says this `about` the
+    particles; runs of before their rows and images were known say nothing of these."""
+    try:
+        for what, has in (("count", len(file)), ("box", file.box), ("pixel_size", file.pixel_size)):
+            if about.get(what) not in (None, has):
+                raise UserError(f"{file.path} is not the particle file of the run in {folder}: its {what} is {has}, the "
+                                f"run's {about[what]}; give the right one with --particles FILE")
+        what = other_particles(file, about)
+        if what is not None:
+            raise UserError(f"{file.path} is not the particle file of the run in {folder}, or was written anew since: "
+                            f"its {what} are others. Give the right one with --particles FILE, or run mpirecon "
+                            "reconstruct again")
+    except UserError:
+        file.close()
+        raise
+
+
+def other_particles(file: ParticleFile, about: Mapping) -> str | None:
+    """What of a particle file is not what was written down of it, ``ParticleFile.identity``; None where all is."""
+    for name, what in (("rows", "half sets, poses or CTFs"), ("images", "images")):
+        with suppress(UserError):  # stacks that are gone: tables are read without them
+            if about.get(name) and file.identity([name])[name] != about[name]:
+                return what
+    return None
 
 
 def write_summary(path: Path, summary: dict, earlier: Iterable[str] = ()) -> None:

@@ -186,11 +186,14 @@ def _match(folders, runs, given) -> tuple[Matched | None, list[str]]:
     finally:
         for file in opened:
             file.close()
-    paths = [os.path.normpath(os.path.join(run.summary.get("folder") or "", run.summary["particles"]["file"]))
-             for run in runs]
-    if paths[0] == paths[1] and np.array_equal(runs[0].table["half"], runs[1].table["half"]):
+    known = [run.summary["particles"] for run in runs]
+    paths = [os.path.normpath(os.path.join(run.summary.get("folder") or "", about["file"]))
+             for run, about in zip(runs, known)]
+    same = [[about.get(name) for name in ("count", "rows", "images")] for about in known]
+    if same[0] == same[1] and (same[0][1] or paths[0] == paths[1]) \
+            and np.array_equal(runs[0].table["half"], runs[1].table["half"]):
         return same_rows(len(runs[0].table["id"]),
-                         "row: both runs name the same particle file, which no longer exists"), []
+                         "row: both runs were of the same particles, whose file no longer exists or has changed"), []
     return None, [f"particles cannot be matched: {missing.replace('--particles FILE', '--particles1 or --particles2')}"]
 
 

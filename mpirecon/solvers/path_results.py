@@ -64,8 +64,9 @@ def _write(walk, folder, about, steps, random, verdict, null, maps, place) -> di
     write_fsc_csv(folder / "fsc.csv", {f"fsc_{100 * step['fraction']:.3g}": np.array(step["fsc"]) for step in steps},
                   file.box,
                   file.pixel_size, overwrite=True)
+    identity = file.identity()
     write_particle_table(folder / "particles.h5", _particle_columns(walk, verdict.best),
-                         {"particles": str(file.lasting)})
+                         {"particles": str(file.lasting), **identity})
     controls = _controls(walk, folder, verdict.best)
     summary = {
         **about,
@@ -78,7 +79,7 @@ def _write(walk, folder, about, steps, random, verdict, null, maps, place) -> di
         "mask": walk.mask_text,
         "weights": None if walk.run.given is None else walk.run.given.as_dict(),
         "particles": {"file": str(file.lasting), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
-                      "valid": int(walk.members.valid.sum())},
+                      **identity, "valid": int(walk.members.valid.sum())},
         "normalisation": walk.run.slab.normaliser.as_dict() | ({} if walk.run.state.survey.levels is None
                                                                else walk.run.state.survey.levels.as_dict()),
         "nyquist": 2 * file.pixel_size,

@@ -124,7 +124,8 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         for name, volume in maps.items():
             write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
         write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
-        write_particle_table(folder / "particles.h5", columns, {"particles": str(file.lasting)})
+        about = about | {"particles": file.identity()}
+        write_particle_table(folder / "particles.h5", columns, {"particles": str(file.lasting), **about["particles"]})
         if "pose_error" in columns:
             at_given = at_given_poses(columns)
             found, points = detection_report(at_given)
@@ -275,6 +276,7 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
         "used": run.used,
         "particles": {
             "file": str(file.lasting), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
+            **about["particles"],
             "ctf_premultiplied": bool(file.attributes["ctf_premultiplied"]),
             "ctf_phase_flipped": file.phase_flipped, "skipped": np.flatnonzero(columns["skipped"]).tolist(),
             "optics": [] if (optics := file.aberrations()) is None else optics.corrected(),
