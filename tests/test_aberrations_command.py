@@ -366,6 +366,10 @@ def test_images_are_compared_at_the_poses_that_the_run_used(tmp_path, images):
         writer.write_images(0, images)
         writer.write_metadata(replace(given, pose=Pose(spoilt, shift)))
         writer.write_optics(true)
+    about = json.loads((folder / "summary.json").read_text())
+    with ParticleFile(tmp_path / "p.h5") as file:  # as if the run had begun with these
+        about["particles"] |= file.identity()
+    (folder / "summary.json").write_text(json.dumps(about))
     assert tell(folder)[0] == right
 
 

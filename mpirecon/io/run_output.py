@@ -108,8 +108,8 @@ def refuse_other_particles(file: ParticleFile, about: Mapping, folder: str | os.
     try:
         for what, has in (("count", len(file)), ("box", file.box), ("pixel_size", file.pixel_size)):
             if about.get(what) not in (None, has):
-                raise UserError(f"{file.path} is not the particle file of the run in {folder}: its {what} is {has}, the "
-                                f"run's {about[what]}; give the right one with --particles FILE")
+                raise UserError(f"{file.path} is not the particle file of the run in {folder}: its {what} is {has}, "
+                                f"the run's {about[what]}; give the right one with --particles FILE")
         what = other_particles(file, about)
         if what is not None:
             raise UserError(f"{file.path} is not the particle file of the run in {folder}, or was written anew since: "
