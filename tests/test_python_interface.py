@@ -159,6 +159,9 @@ def test_stepping_makes_the_same_run(particles, result):
     assert states[0].record["loss"] == result.iterations[0]["loss"]
     wrong = particles.truth["pose_error"]
     assert np.median(states[1].explained[wrong]) > np.median(states[1].explained[~wrong])
+    for array in (states[0].weights, states[0].kept, states[0].pose.quaternion, states[0].pose.shift, states[0].residual):
+        with pytest.raises(ValueError, match="read-only"):  # the run would not notice
+            array[:] = 0
 
 
 def test_stopping_half_way_leaves_the_rest_to_result(particles, result):

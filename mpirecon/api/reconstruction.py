@@ -136,7 +136,8 @@ def reconstruct(
 
 @dataclass(frozen=True)
 class State:
-    """What a run knows after an iteration. Arrays of particles are those of this rank.
+    """What a run knows after an iteration. Arrays of particles are those of this rank, and read-only copies: writing to
+    them would change nothing of the run.
 
     Attributes
     ----------
@@ -169,6 +170,11 @@ class State:
     kept: np.ndarray
     residual: np.ndarray
     explained: np.ndarray
+
+    def __post_init__(self) -> None:
+        for array in (self.ids, self.pose.quaternion, self.pose.shift, self.weights, self.kept, self.residual,
+                      self.explained):
+            array.flags.writeable = False
 
 
 class Reconstruction:
