@@ -159,7 +159,8 @@ def test_stepping_makes_the_same_run(particles, result):
     assert states[0].record["loss"] == result.iterations[0]["loss"]
     wrong = particles.truth["pose_error"]
     assert np.median(states[1].explained[wrong]) > np.median(states[1].explained[~wrong])
-    for array in (states[0].weights, states[0].kept, states[0].pose.quaternion, states[0].pose.shift, states[0].residual):
+    first = states[0]
+    for array in (first.weights, first.kept, first.pose.quaternion, first.pose.shift, first.residual):
         with pytest.raises(ValueError, match="read-only"):  # the run would not notice
             array[:] = 0
 
