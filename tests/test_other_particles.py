@@ -136,6 +136,7 @@ def test_runs_of_files_of_one_name_are_not_matched_by_their_rows(projects, monke
     monkeypatch.chdir(projects / "b")
     found = mr.compare("../a/run", "run")
     assert found.counts is None and "the particle files differ" in found.notes[0]
+    assert ("particle file", *(str(projects / name / "particles.h5") for name in "ab")) in found.settings
 
 
 def test_what_a_run_of_other_particles_says_is_no_weight(projects, tmp_path, monkeypatch, capsys):

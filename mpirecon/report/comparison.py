@@ -186,9 +186,7 @@ def _match(folders, runs, given) -> tuple[Matched | None, list[str]]:
     finally:
         for file in opened:
             file.close()
-    known = [run.summary["particles"] for run in runs]
-    paths = [os.path.normpath(os.path.join(run.summary.get("folder") or "", about["file"]))
-             for run, about in zip(runs, known)]
+    known, paths = [run.summary["particles"] for run in runs], [_whole_name(run.summary) for run in runs]
     same = [[about.get(name) for name in ("count", "rows", "images")] for about in known]
     if same[0] == same[1] and (same[0][1] or paths[0] == paths[1]) \
             and np.array_equal(runs[0].table["half"], runs[1].table["half"]):
@@ -244,12 +242,18 @@ def _settings(first: Mapping, second: Mapping) -> list[tuple[str, str, str]]:
                      for options, summary in zip(asked, (first, second))]
         if words[0] != words[1]:
             found.append((name.replace("_", " "), *words))
-    for name, of in (("particle file", lambda s: s["particles"]["file"]),
+    alike = all(first["particles"].get(name) == second["particles"].get(name) for name in ("rows", "images"))
+    for name, of in (("particle file", lambda s: s["particles"]["file"] if alike else _whole_name(s)),
                      ("particles", lambda s: f"{s['particles']['count']:,}"),
                      ("version", lambda s: s["version"]), ("ranks", lambda s: str(len(s["ranks"])))):
         if of(first) != of(second):
             found.append((name, str(of(first)), str(of(second))))
     return found
+
+
+def _whole_name(summary: dict) -> str:
+    """Of the particle file, from the root."""
+    return os.path.normpath(os.path.join(summary.get("folder") or "", summary["particles"]["file"]))
 
 
 def _about(run: RunFiles) -> dict:
