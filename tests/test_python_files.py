@@ -48,6 +48,13 @@ def test_files_of_its_own_are_called_what_they_are(particles, result, cli):
     assert done.returncode == 1 and "is no MRC file: it is a particle file" in " ".join(done.stderr.split())
     with pytest.raises(mr.UserError, match="it is the particle table of a run"):
         mr.read_map(result.folder / "particles.h5")
+    table = result.folder / "particles.h5"
+    with pytest.raises(mr.UserError, match=f"^{table} is not a particle file: it is the particle table of a run .*"
+                       "mpirecon export writes its particles"):
+        mr.open(table)
+    for words in (("reconstruct", table, "-o", path.parent / "again"), ("forecast", table)):
+        done = cli(*words)
+        assert done.returncode == 1 and "it is the particle table of a run" in " ".join(done.stderr.split())
     with h5py.File(path.parent / "other.h5", "w"):
         pass
     with pytest.raises(mr.UserError, match="other.h5 is a HDF5 file"):

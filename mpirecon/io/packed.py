@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from mpirecon.errors import UserError
+from mpirecon.io.own_files import own_file
 
 _MARKS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _HDF5 = b"\x89HDF"
@@ -21,7 +22,7 @@ def refuse_packed(path: Path, start: bytes, wanted: str) -> None:
 
     wanted : the format that was expected
     """
-    if start.startswith(_HDF5) and (ours := _written_here(path)):
+    if start.startswith(_HDF5) and (ours := own_file(path)):
         raise UserError(f"{path} is no {wanted} file: it is {ours}")
     other = next((name for mark, name in _OTHERS.items() if start.startswith(mark)), None)
     if other:
@@ -36,23 +37,3 @@ def refuse_packed_name(path: str | os.PathLike) -> None:
     ending = Path(path).suffix.lower()
     if ending in _ENDINGS:
         raise UserError(f"cannot write {path}: files are not compressed; leave {ending} out of the name")
-
-
-def _written_here(path: Path) -> str | None:
-    """What an HDF5 file that mpirecon wrote is, and what takes it; None for one of others."""
-    # slow to load, and of no use but here
-    from mpirecon.io import checkpoint, particle_layout, run_output
-    from mpirecon.io.hdf5 import attributes_of, open_hdf5
-
-    what = {
-        particle_layout.FORMAT: "a particle file of mpirecon, which mpirecon.open reads, and which commands for "
-        "particles (reconstruct, score, project …) take as it is",
-        run_output.FORMAT: "the particle table of a run of mpirecon, which mpirecon.Result reads with its folder; "
-        "mpirecon export writes its particles as a STAR file",
-        checkpoint.FORMAT: "the checkpoint of a run of mpirecon, which continues with reconstruct --resume",
-    }
-    try:
-        with open_hdf5(path, "HDF5 file") as file:
-            return what.get(str(attributes_of(file, path).get("format")))
-    except UserError:
-        return None

@@ -9,6 +9,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.hdf5 import attributes_of
+from mpirecon.io.own_files import own_format
 from mpirecon.model import CTF_DTYPE
 
 FORMAT = "mpirecon-particles"
@@ -60,6 +61,8 @@ def checked_attributes(file: h5py.File, path: Path) -> dict:
     """The attributes of a particle file. UserError where it is none, or of another version."""
     found = attributes_of(file, path)
     if found.get("format") != FORMAT:
+        if ours := own_format(found.get("format")):
+            raise UserError(f"{path} is not a particle file: it is {ours}")
         raise UserError(
             f"{path} is not a particle file: its attribute format is {found.get('format')!r}, expected {FORMAT!r}; "
             "make one with mpirecon import or simulate"
