@@ -11,6 +11,7 @@ from mpirecon.io.mrc import write_map
 from mpirecon.validate.fsc import crossing, fsc
 from mpirecon.validate.fsc_table import text_plot
 from mpirecon.validate.masks import soft_sphere
+from mpirecon.validate.solvent_level import level_warning
 
 BOX, PIXEL_SIZE = 24, 2.5
 
@@ -129,3 +130,36 @@ def test_the_text_plot_falls_from_left_to_right():
     assert stars == sorted(stars) and len({len(line) <= 50 for line in lines}) == 1
     assert lines[-1].split()[0] == "128" and lines[-1].endswith("4 Å")
     assert any(line.startswith(" 0.143") for line in lines) and any(line.startswith(" 0.500") for line in lines)
+
+
+@pytest.mark.parametrize("level, warned", [(0.0, False), (1.0, True), (-1.0, True), (100.0, True)])
+def test_a_level_of_the_solvent_that_the_mask_makes_a_shape_of_is_warned_of(level, warned, maps, command):
+    """Noise on a level agrees in a mask, and in the first shells only by that."""
+    rng = np.random.default_rng(1)
+    first, second = (np.float32(level + rng.standard_normal((BOX,) * 3)) for _ in range(2))
+    write_map("n1.mrc", first, PIXEL_SIZE, overwrite=False)
+    write_map("n2.mrc", second, PIXEL_SIZE, overwrite=False)
+    mask = maps[2]
+    assert (fsc(first, second, mask)[1:3].min() > 0.8) == warned
+    code, _, err = command("n1.mrc", "n2.mrc", "--mask", "mask.mrc")
+    err = " ".join(err.split())
+    assert code == 0 and ("the maps stand on a level of" in err) == warned
+    assert ("Subtract the mean of its solvent from each map" in err) == warned
+    assert "a level" not in command("n1.mrc", "n2.mrc")[2]
+
+
+def test_levels_that_count_for_nothing_in_the_mask_are_not_warned_of(maps):
+    """Nor is a part of the particle outside of the mask, nor levels of either sign, nor a mask without a solvent."""
+    rng = np.random.default_rng(2)
+    particle = 100 * soft_sphere(BOX, 8, 3)
+    first, second = (np.float32(particle + rng.standard_normal((BOX,) * 3)) for _ in range(2))
+    mask = maps[2]
+    assert level_warning(first, second, mask) is None
+    assert level_warning(first + 0.5, second + 0.5, mask) is None  # of the hundredfold particle
+    assert level_warning(first, second, np.roll(soft_sphere(BOX, 3, 2), 4, 0)) is None
+    noise = rng.standard_normal((2, BOX, BOX, BOX)).astype(np.float32)
+    assert level_warning(noise[0] + 1, noise[1] - 1, mask) is None
+    assert level_warning(noise[0] + 1, noise[1] + 1, np.ones_like(mask)) is None
+    assert level_warning(noise[0] + 1, noise[1] + 1, None) is None
+    inside = mask * noise * (mask >= 0.01)
+    assert "a level of 3 and 2. The mask" in level_warning(inside[0] + 3, inside[1] + 2, mask)

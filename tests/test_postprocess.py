@@ -415,3 +415,17 @@ def test_one_map_as_both_half_maps_is_warned_of_by_what_it_holds(tmp_path, monke
             assert run([*words.split(), "--overwrite"]) == 0
             assert capsys.readouterr().err.count(said) == warned, words
     assert run(["mask", "h1.mrc", "-o", "m.mrc", "--overwrite"]) == 0 and said not in capsys.readouterr().err
+
+
+def test_half_maps_on_a_level_are_warned_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    volume = blob()[0]
+    noise = np.random.default_rng(3).standard_normal((2, *volume.shape)).astype(np.float32) / 10
+    write_map("mask.mrc", soft_sphere(len(volume), len(volume) // 4, 3), PIXEL, overwrite=False)
+    for level in (0.0, 5.0):
+        for name, some in zip(("h1.mrc", "h2.mrc"), noise):
+            write_map(name, volume + some + np.float32(level), PIXEL, overwrite=True)
+        words = "postprocess h1.mrc h2.mrc -o post --overwrite --mask".split()
+        for mask, warned in (("mask.mrc", level > 0), ("none", False)):
+            assert run([*words, mask]) == 0
+            assert ("the maps stand on a level of" in capsys.readouterr().err) == warned, (level, mask)

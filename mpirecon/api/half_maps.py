@@ -25,6 +25,7 @@ from mpirecon.validate.local_files import LOCAL_MAPS, LocalInput, read_mask, sha
 from mpirecon.validate.local_result import LocalResolution
 from mpirecon.validate.map_warnings import half_map_warnings, mask_warnings
 from mpirecon.validate.postprocess import Postprocessed, postprocess
+from mpirecon.validate.solvent_level import level_warning
 
 #: what is written into the folder
 FILES = ("sharpened.mrc", "sharpened_masked.mrc", "mask.mrc", "fsc.csv", "postprocess.json")
@@ -128,7 +129,8 @@ def postprocess_files(
     if found.fsc is None:
         raise UserError(f"{found.note}; give a mask with --mask FILE, or do without: --mask none")
     shell = found.fsc.shell
-    warnings = (*half_map_warnings(a.array, b.array),
+    level = level_warning(a.array, b.array, found.mask if masked else None)
+    warnings = (*half_map_warnings(a.array, b.array), *([level] if level else []),
                 *mask_warnings(array if masked else None, str(mask), found.randomised_at_resolution))
     comparison = Comparison(
         str(first), str(second), box, size, {"fsc": unmasked, **found.curves()}, found.mask_text, found.cones,

@@ -23,6 +23,7 @@ from mpirecon.validate.grids import check_same_grid, refuse_blank
 from mpirecon.validate.map_warnings import mask_warnings, same_map_warning
 from mpirecon.validate.masks import check_mask
 from mpirecon.validate.randomised import phase_randomised_fsc
+from mpirecon.validate.solvent_level import level_warning
 
 LABELS = {
     "fsc": "unmasked", "fsc_masked": "masked", "fsc_randomised": "masked, random phases",
@@ -38,7 +39,7 @@ class Comparison:
     mask : where it comes from
     cones : FSC by direction, when asked for
     randomised_from : Å
-    warnings : of maps that are one, and of the mask
+    warnings : of maps that are one or stand on a level, and of the mask
     files : those that were compared, which no table or figure of them replaces
     """
 
@@ -148,7 +149,8 @@ def compare_maps(a: Volume, b: Volume, mask: Volume | str | None = None, *, name
         first, second, box, pixel_size, curves, text,
         conical_fsc(a.array, b.array, pixel_size, array) if cones else None,
         box * pixel_size / shell if shell else None,
-        (*filter(None, [same_map_warning(a.array, b.array)]), *mask_warnings(array, text)), tuple(files),
+        (*filter(None, [same_map_warning(a.array, b.array), level_warning(a.array, b.array, array)]),
+         *mask_warnings(array, text)), tuple(files),
     )  # fmt: skip
 
 
