@@ -233,8 +233,33 @@ def test_a_kept_fraction_outside_of_the_estimate_is_reported():
     assert "80.0 % (70.0–90.0 %): probably correct particles were rejected" in text
     (text,) = selection(kept=950, kept_fraction=0.95, group_by="name").warnings()
     assert "95.0 % of the groups of name" in text and "incorrect particles were kept" in text
+    (text,) = selection(kept=620, kept_fraction=0.62, by_number=True).warnings()
+    assert "As many were kept as the estimate" in text and "0.5 or more" not in text
     told = selection(last=BLIND, kept_fraction=0.78).warnings()
     assert len(told) == 1 and "are no longer separable" in told[0]
+
+
+def test_where_poses_are_searched_the_kept_fraction_is_said_to_be_of_given_ones(tmp_path, capsys):
+    """It was called that of the particles, beside another one in the last line."""
+    (text,) = selection(kept=620, kept_fraction=0.62, kept_anywhere=0.98).warnings()
+    assert "62.0 % of the particles were kept at their given poses (with those at found ones 98.0 % of all" in text
+    assert "probably correct given poses were rejected. The given poses were kept whose probability" in text
+
+
+def test_what_is_kept_at_given_poses_is_what_the_particle_table_says(tmp_path, capsys):
+    """The warning's fractions are those of a run whose last line says another one."""
+    path = tmp_path / "p.h5"
+    assert run(f"simulate --phantom --particles 400 --box 32 --pixel-size 8 --snr 0.5 --error-rate 0.25 --seed 3 -q -o "
+               f"{path}".split()) == 0
+    summary = reconstruct(path, tmp_path / "out", "--loss", "posterior", "--poses", "rescue", "--symmetry", "C2",
+                          "--iterations", 4, "--search-offset", 0)
+    last, before = summary["iterations"][-1], summary["iterations"][-2]
+    with h5py.File(tmp_path / "out" / "particles.h5") as file:
+        state, kept = file["pose_state"][:], file["kept"][:]
+    assert before["search"]["found"] > 100 and last["kept"] == kept.sum() == (state < 3).sum()
+    (text,) = [text for text in summary["warnings"] if "outside the interval of the estimated" in text]
+    assert text.startswith(f"{100 * (state == 0).mean():.1f} % of the particles were kept at their given poses (with "
+                           f"those at found ones {100 * kept.mean():.1f} % of all particles)")
 
 
 def test_an_interval_of_few_particles_is_not_called_one_of_95_percent():

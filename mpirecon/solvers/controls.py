@@ -94,7 +94,7 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict
 def _scored_selection(run: Reconstruction, outcome: Outcome, columns: dict[str, np.ndarray]) -> ScoredSelection:
     """What became of the valid particles, from their columns."""
     # estimates and what is compared with them are of given poses
-    kept, group, last = columns["kept"] & ~columns["moved"], columns.get("group"), outcome.selection.mixture_
+    kept, group, last = columns["accepted"], columns.get("group"), outcome.selection.mixture_
     independent = kept if group is None else kept[np.unique(group, return_index=True)[1]]
     decided = outcome.records[-1].get("mixture")
     unscored = run.config.rule.scores and np.isnan(outcome.selection.keep_) and bool(kept.all())
@@ -102,7 +102,8 @@ def _scored_selection(run: Reconstruction, outcome: Outcome, columns: dict[str, 
     return ScoredSelection(
         len(kept), int(kept.sum()), len(independent), float(independent.mean()), decided,
         None if last is None else describe(last), unscored, run.config.group_by,
-        family_column(run.file) if blind else None,
+        family_column(run.file) if blind else None, run.config.rule.selects,
+        None if run.poses.at_given is None else float(columns["kept"].mean()),
     )  # fmt: skip
 
 
@@ -136,6 +137,7 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
     local = {
         "kept": outcome.selection.kept, "moved": run.poses.moved, "small": outcome.selection.small,
         "valid": run.slab.valid,
+        "accepted": outcome.selection.kept if run.poses.at_given is None else run.poses.at_given,
         "sigma": outcome.sigma, "yp": statistics.yp, "pp": statistics.pp,
         "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],
         "optics groups": metadata.optics_group, "quaternion": run.slab.pose.quaternion,

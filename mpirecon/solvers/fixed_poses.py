@@ -18,6 +18,9 @@ class FixedPoses:
     facts: dict | None = None
     searches = False
 
+    #: (m,) bool, the particles that the maps' selection accepted at their given poses; None where it had no others
+    at_given: np.ndarray | None = None
+
     def __init__(self, slab) -> None:
         self.slab = slab
         self.moved = np.zeros(len(slab), bool)

@@ -255,7 +255,7 @@ class Rescue(FixedPoses):
         given, found = self.slab.metadata.pose, self.found
         if self.facts is None:
             return chosen
-        sigma = particle_sigma(self.comm, scores, self.slab.valid)
+        sigma, self.at_given = particle_sigma(self.comm, scores, self.slab.valid), chosen.kept
         counts, posterior = self._counting(chosen)
         self.used = counts & (posterior >= self._kept)
         self.refined = found.refined & (chosen.kept | chosen.small)

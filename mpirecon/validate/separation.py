@@ -26,6 +26,9 @@ class ScoredSelection:
     last : the mixture fitted to the scores against the final map
     group_by : the column of the groups
     family : a column that could be one
+    by_number : as many are kept as are estimated to be correct, not those that are probably correct
+    kept_anywhere : where poses were searched, and all of the above is of given ones: the fraction of the particles that
+        were kept at these or found ones
     """
 
     particles: int
@@ -37,6 +40,8 @@ class ScoredSelection:
     unscored: bool = False
     group_by: str | None = None
     family: Family | None = None
+    by_number: bool = False
+    kept_anywhere: float | None = None
 
     def warnings(self) -> list[str]:
         """A sentence or two for what the reader must know before quoting a fraction or a selection."""
@@ -79,13 +84,23 @@ class ScoredSelection:
         if low <= kept <= high or abs(kept - estimate) <= _ALIKE:
             return None
         what = "particles" if self.group_by is None else f"groups of {self.group_by}"
-        probably = "correct particles were rejected" if kept < low else "incorrect particles were kept"
+        where, which, elsewhere = "", "particles", ""
+        if self.kept_anywhere is not None:
+            where, which = " at their given poses", "given poses"
+            elsewhere = f" (with those at found ones {100 * self.kept_anywhere:.1f} % of all particles)"
+        probably = f"correct {which} were rejected" if kept < low else f"incorrect {which} were kept"
         return (
-            f"{100 * kept:.1f} % of the {what} were kept, which is outside the interval of the estimated fraction of "
-            f"correct ones, {100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): probably {probably}. "
-            "Particles were kept if their pose was more likely correct than wrong before the last iteration; the "
-            "estimate is the mean probability against the final map. More --iterations may reduce the difference"
+            f"{100 * kept:.1f} % of the {what} were kept{where}{elsewhere}, which is outside the interval of the "
+            f"estimated fraction of correct ones, {100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): "
+            f"probably {probably}. {self._how(which)}, and the estimate is the mean probability against the final map. More "
+            "--iterations may reduce the difference"
         )
+
+    def _how(self, which: str) -> str:
+        """By what they were kept."""
+        if self.by_number:
+            return "As many were kept as the estimate before the last iteration said"
+        return f"The {which} were kept whose probability of being correct was 0.5 or more before the last iteration"
 
 
 def interval_in_words(mixture: dict, scored: int | None) -> str:
