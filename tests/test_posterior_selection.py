@@ -9,6 +9,7 @@ from mpirecon.robust.distances import EXPLAINED
 from mpirecon.robust.evidence import Evidence
 from mpirecon.robust.mixture_model import CORRECT, JUNK
 from mpirecon.robust.nearby import ANGLES, NearbyPoses
+from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.select import can_be_followed, select
 from mpirecon.robust.selection import AUTO, RandomPoses
 from mpirecon.robust.statistics import Statistics
@@ -53,6 +54,20 @@ def test_the_posterior_weighs_by_noise_and_knows_contrasts():
     np.testing.assert_allclose(product, np.median(product), rtol=0.2)
     assert (chosen.contrast2 > chosen.contrast**2).all()
     assert chosen.mixture_.keep_ == pytest.approx(good.mean(), abs=0.02)
+
+
+def test_what_is_rejected_counts_by_the_rest_of_its_probability():
+    """To the millionth, below which it is not added at all."""
+    drawn = draw(3000, 0.3, strength=16.0, seed=2)
+    valid = np.arange(3000) % 50 > 0
+    chosen = selected(drawn, valid)
+    sigma = particle_sigma(COMM, statistics_of(drawn.own), valid)
+    rejected = valid & ~chosen.kept
+    negligible = chosen.posterior < 1e-6
+    assert (rejected & negligible).sum() > 10 < (rejected & ~negligible).sum()
+    assert not chosen.weight[negligible | ~valid].any() and not chosen.kept[~valid].any()
+    counted = valid & ~negligible
+    np.testing.assert_allclose(chosen.weight[counted], (chosen.posterior / sigma**2)[counted], rtol=1e-9)
 
 
 def test_where_nothing_can_be_distinguished_all_are_kept():

@@ -15,6 +15,8 @@ from mpirecon.io.mrc import read_map, write_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.optics import curvature_resolution, electron_wavelength
 from mpirecon.report.verdict import bfactor_caution, verdict
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.search_warnings import warnings_of
 from mpirecon.validate import masks
 from mpirecon.validate.directional import conical_fsc
 from mpirecon.validate.map_warnings import (
@@ -260,6 +262,15 @@ def test_what_is_kept_at_given_poses_is_what_the_particle_table_says(tmp_path, c
     (text,) = [text for text in summary["warnings"] if "outside the interval of the estimated" in text]
     assert text.startswith(f"{100 * (state == 0).mean():.1f} % of the particles were kept at their given poses (with "
                            f"those at found ones {100 * kept.mean():.1f} % of all particles)")
+
+
+def test_groups_that_are_found_nowhere_are_not_said_to_be_left_out():
+    """Rejected rows have the rest of their probability for a weight."""
+    facts = {"searched": 40, "found": 0, "control": {"searched": 40, "came_back": 39},
+             "groups": {"searched": 4, "accepted": 0}}
+    (text,) = warnings_of(facts, Config(loss="posterior", poses="rescue"))
+    assert "none of 4 groups" in text and "left out" not in text
+    assert "rejected at their given poses, where they count by the weight that is left to them" in text
 
 
 def test_an_interval_of_few_particles_is_not_called_one_of_95_percent():

@@ -58,7 +58,8 @@ def warnings_of(facts: dict, config: Config) -> list[str]:
         warnings.append(
             f"none of {groups['searched']} groups that were searched is accepted where it was found: "
             f"{control['came_back']} of {control['searched']} kept ones came back to their own pose, and what was "
-            "found of the searched is no better than what is found in decoys. They are left out, as with --poses fixed"
+            "found of the searched is no better than what is found in decoys. They are rejected at their "
+            "given poses, where they count by the weight that is left to them, as with --poses fixed"
         )
     return warnings
 

@@ -92,8 +92,8 @@ class ScoredSelection:
         return (
             f"{100 * kept:.1f} % of the {what} were kept{where}{elsewhere}, which is outside the interval of the "
             f"estimated fraction of correct ones, {100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): "
-            f"probably {probably}. {self._how(which)}, and the estimate is the mean probability against the final map. More "
-            "--iterations may reduce the difference"
+            f"probably {probably}. {self._how(which)}, and the estimate is the mean probability against the final "
+            "map. More --iterations may reduce the difference"
         )
 
     def _how(self, which: str) -> str:
