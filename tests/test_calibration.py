@@ -161,7 +161,8 @@ def test_the_constants_are_used(slow):
     assert plain["calibrated"] is None and here["calibrated"]["date"] == date.today().isoformat()
     for row, other in zip(here["rows"][:1], plain["rows"][:1]):
         assert 1.7 < row["seconds"] / other["seconds"] < 3.5
-        assert row["memory_per_rank"] > other["memory_per_rank"] + 30e6
+        # the program is a quarter larger there
+        assert row["memory_per_rank"] > other["memory_per_rank"] + 0.23 * packaged()["memory"]["program"]
 
 
 def test_jobs_and_dry_runs_go_by_it_and_say_so(slow, tmp_path):

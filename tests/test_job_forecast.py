@@ -154,7 +154,7 @@ def test_a_job_has_room_for_compiling(task, ranks):
 
 def test_too_little_memory_says_what_fits_and_that_does_fit():
     task = Task(1000, 128)
-    wish = {"ranks": 8, "memory": "2300M"}
+    wish = {"ranks": 8, "memory": "2100M"}
     with pytest.raises(UserError, match="8 ranks on a node need .* What fits: ") as caught:
         plan(task, Wish(**wish))
     choices = re.findall(r"--(ranks|nodes|memory) (\w+)", str(caught.value).split("What fits:")[1])

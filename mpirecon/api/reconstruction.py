@@ -174,7 +174,7 @@ class State:
     def __post_init__(self) -> None:
         for array in (self.ids, self.pose.quaternion, self.pose.shift, self.weights, self.kept, self.residual,
                       self.explained):
-            array.flags.writeable = False
+            array.setflags(write=False)
 
 
 class Reconstruction:
