@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 import types
+from contextlib import contextmanager
 
 import h5py
 import pytest
@@ -25,6 +26,16 @@ def by_default() -> None:
     ignored."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def met(number):
+    """Meanwhile Python meets a signal as in a terminal; what runs behind a shell has SIGINT ignored."""
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def simulate(target, count, before=(), preexec_fn=by_default) -> subprocess.Popen:
@@ -92,12 +103,8 @@ def test_what_is_half_written_goes_before_a_long_call_comes_back(tmp_path, numbe
 
     path = new_temporary(tmp_path / "a.h5")
     path.write_text("half")
-    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    try:
-        with ended_by_signals():
-            assert outcome(works).code == 128 + number
-    finally:
-        signal.signal(number, before)
+    with met(number), ended_by_signals():
+        assert outcome(works).code == 128 + number
     assert noted == ["gone", "back"]
 
 
@@ -150,12 +157,8 @@ def test_nothing_is_raised_in_the_midst_of_hdf5(tmp_path, number):
                 raise
         return 0
 
-    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    try:
-        with ended_by_signals():
-            assert outcome(writes).code == 128 + number
-    finally:
-        signal.signal(number, before)
+    with met(number), ended_by_signals():
+        assert outcome(writes).code == 128 + number
     assert raised and not done and not any("h5py" in name for name in raised) and sys.gettrace() is None
 
 
@@ -178,12 +181,8 @@ def struck(number, module: str, name: str = "any"):
     ("threading", "__exit__", True), ("logging", "any", True), ("threading", "wait", False), ("h5", "any", False)])
 def test_what_holds_a_lock_goes_on_before_a_signal_is_met(number, module, name, goes_on):
     within, went_on = struck(number, module, name)
-    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    try:
-        with ended_by_signals():
-            assert outcome(lambda: within() or 0).code == 128 + number
-    finally:
-        signal.signal(number, before)
+    with met(number), ended_by_signals():
+        assert outcome(lambda: within() or 0).code == 128 + number
     assert bool(went_on) == goes_on
 
 

@@ -415,3 +415,11 @@ def test_null_takes_weights_too(imported, cli, tmp_path):
         json.loads((tmp_path / "null" / "null.json").read_text())["configuration"]["weights"]
         == "rlnParticleFigureOfMerit"
     )
+
+
+def test_a_file_that_is_no_text_is_called_so(tmp_path):
+    name = "half1.mrc"
+    (tmp_path / name).write_bytes(b"C  C\x00\x00\x18\x00,weight\n" + bytes(2000))
+    particles = mr.simulate(mr.phantom(16, 8.0), 20, tmp_path / "p.h5")
+    with pytest.raises(mr.UserError, match=f"{name} is no table of text; expected a CSV file whose first line names"):
+        mr.reconstruct(particles, weights=f"{tmp_path / name}:weight")

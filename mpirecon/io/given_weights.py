@@ -196,11 +196,14 @@ class _Table:
 def _read_text_table(path: Path, column: str) -> _Table:
     try:
         with open(path, "rb") as file:
-            if wide_encoding(start := file.read(4)):
-                raise UserError(f"{path}: {not_utf8(start)}")
-            if start == b"\x93NUM":
+            if wide_encoding((start := file.read(1024))[:4]):
+                raise UserError(f"{path}: {not_utf8(start[:4])}")
+            if start.startswith(b"\x93NUM"):
                 raise UserError(f"--weights {path}:{column}: {path} is a .cs file; expected a table of text, or COLUMN "
                                 "alone where the particles were imported from it")
+            if b"\0" in start:
+                raise UserError(f"--weights {path}:{column}: {path} is no table of text; expected a CSV file whose "
+                                "first line names its columns, or the particles.h5 of a run")
         with open(path, newline="", encoding="utf-8-sig", errors=UNCHANGED) as file:
             first = file.readline()
             file.seek(0)
