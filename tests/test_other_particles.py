@@ -144,8 +144,12 @@ def test_what_a_run_of_other_particles_says_is_no_weight(projects, tmp_path, mon
     weights = ("--weights", "../a/run/particles.h5:weight")
     assert call("reconstruct", "particles.h5", "-o", tmp_path / "r", *weights) == 1
     error = capsys.readouterr().err
-    assert "is of a run of other particles, those of particles.h5" in error and "poses or CTFs" in error
+    assert "is of a run of other particles, those of particles.h5" in error and "the images of" in error
     monkeypatch.chdir(projects / "a")
+    shutil.copy("particles.h5", tmp_path / "same.h5")
+    with h5py.File(tmp_path / "same.h5", "r+") as file:  # refined since
+        file["shift"][...] = file["shift"][...] + 1
+    assert not call("reconstruct", tmp_path / "same.h5", "-o", tmp_path / "s", "--no-postprocess", *weights)
     assert not call("reconstruct", "particles.h5", "-o", tmp_path / "r", "--no-postprocess", *weights)
 
 

@@ -42,16 +42,16 @@ def write_particle_table(path: Path, columns: dict[str, np.ndarray], attributes:
 
 
 def read_particle_table(path: str | os.PathLike, of: ParticleFile | None = None) -> dict[str, np.ndarray]:
-    """The columns of a run's particles.h5. Raises UserError when it is not one, or not `of` the particles of a file."""
+    """The columns of a run's particles.h5. Raises UserError when it is not one, or not `of` the images of a file, whose
+    poses may be others."""
     path = Path(path)
     with open_hdf5(path, "particle table of a run") as file:
         form = attributes_of(file, path).get("format")
         if form != FORMAT:
             raise UserError(f"{path}: not the particle table of a run (format {form!r})")
         about = attributes_of(file, path)
-        what = None if of is None else other_particles(of, about)
-        if what is not None:
-            raise UserError(f"{path} is of a run of other particles, those of {about.get('particles')}: the {what} of "
+        if of is not None and other_particles(of, {"images": about.get("images")}) is not None:
+            raise UserError(f"{path} is of a run of other particles, those of {about.get('particles')}: the images of "
                             f"{of.path} are others. A table by uid or rlnImageName finds particles in any file")
         with reading(path, "a column"):
             return {name: read_all(file[name]) for name in file}
